@@ -1,0 +1,1 @@
+"""The trail: events, the spool a worker writes, the ledger the control process keeps."""

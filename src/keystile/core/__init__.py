@@ -1,0 +1,1 @@
+"""The pure core: no sockets, clock, files, logging, asyncio or randomness."""

@@ -1,0 +1,1 @@
+"""The data plane: sockets, and nothing that could wait for a database."""

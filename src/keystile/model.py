@@ -1,0 +1,181 @@
+"""Every noun of Keystile, as frozen values.
+
+Rules: nothing here does I/O, reads a clock or imports another room. Times are whole milliseconds since the Unix
+epoch, UTC. Identifiers are 12 lower-case letters and digits. A value that holds a secret prints nothing of it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+
+class Secret:
+    """Bytes that no `repr`, `str`, format or pickle shows. `reveal()` is the only way to them, and easy to grep."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: bytes) -> None:
+        self._value = value
+
+    def reveal(self) -> bytes:
+        """The bytes themselves."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a Secret is not serialised")
+
+
+class Role(StrEnum):
+    """What an API key may do, from least to most. `client` calls endpoints and has no REST route."""
+
+    CLIENT = "client"
+    AUDITOR = "auditor"
+    DEVELOPER = "developer"
+    ADMIN = "admin"
+    OWNER = "owner"
+
+    @property
+    def rank(self) -> int:
+        """Its place in the order; nobody mints a key above their own."""
+        return list(Role).index(self)
+
+    @property
+    def calls(self) -> bool:
+        """Whether a key of this role may call endpoints at all. An auditor reads and does not call."""
+        return self is not Role.AUDITOR
+
+    @property
+    def calls_everything(self) -> bool:
+        """Whether it calls every connection of its organization unless its scope says less."""
+        return self in {Role.CLIENT, Role.ADMIN, Role.OWNER}
+
+
+class AuthType(StrEnum):
+    """How a connection's credential is put on an upstream request."""
+
+    BEARER = "bearer"
+    HEADER = "header"
+    NONE = "none"
+
+
+class Value(msgspec.Struct, frozen=True, kw_only=True):
+    """A noun: an immutable value with named fields."""
+
+
+class Organization(Value):
+    """The tenant. Every row, sealed secret and look-up carries its id."""
+
+    id: str
+    slug: str
+    name: str
+    created_at: int
+
+
+class ApiKey(Value, tag="key"):
+    """A Keystile key as it is kept: its digest, never the key. Workers get the same value through the feed.
+
+    `connections` is a scope of connection *ids*; `None` means the role's own reach. An empty scope reaches nothing.
+    """
+
+    id: str
+    organization: str
+    name: str
+    role: Role
+    digest: bytes
+    created_at: int
+    created_by: str | None = None
+    expires_at: int | None = None
+    connections: tuple[str, ...] | None = None
+    pinned_user: str | None = None
+
+
+class Connection(Value):
+    """A slug, an upstream MCP URL, and how a credential is put on its requests. Immutable: id, organization, slug.
+
+    `number` is small, unique in the installation and never reused: the row of the connection's shared counters.
+    `active_version` is 0 while there is no credential (auth type `none`). `revision` is its `ETag`.
+    """
+
+    id: str
+    number: int
+    organization: str
+    slug: str
+    name: str
+    upstream_url: str
+    auth_type: AuthType
+    auth_header_name: str | None = None
+    headers: dict[str, str] = {}
+    forward_headers: tuple[str, ...] = ()
+    ca_pem: str | None = None
+    max_in_flight: int | None = None
+    enabled: bool = True
+    active_version: int = 0
+    created_by: str | None = None
+    created_at: int = 0
+    updated_at: int = 0
+    rotated_at: int | None = None
+    revision: int = 1
+
+
+class CredentialVersion(Value):
+    """One immutable numbered version of a connection's credential, sealed. Destroyed ones keep number and times."""
+
+    connection: str
+    version: int
+    term: int
+    auth_type: AuthType
+    auth_header_name: str | None
+    origin: str
+    sealed: bytes | None
+    created_at: int
+    created_by: str | None
+    destroyed_at: int | None = None
+
+
+class Published(Value, tag="connection"):
+    """What the feed carries of a connection: the row, and the sealed bytes of its active credential version."""
+
+    connection: Connection
+    sealed: bytes | None = None
+
+
+class DataKey(Value, tag="data_key"):
+    """A data-key term of an organization, `sealed` under the node key while it travels inside one node."""
+
+    organization: str
+    term: int
+    sealed: bytes
+
+
+class Dropped(Value, tag="dropped"):
+    """A row that is gone: a deleted connection, a revoked key."""
+
+    kind: Literal["connection", "key"]
+    id: str
+
+
+Change = Published | ApiKey | DataKey | Dropped
+"""One record of the feed. The registry is the fold of all of them."""
+
+
+class Binding(Value):
+    """What a sealed secret is bound to (promise 6): it opens with exactly these values, or not at all.
+
+    `place` is the lower-case header name for auth type `header`, else empty. `owner` is empty for a connection's
+    default credential. `origin` is as `core.target.Target.origin` writes it.
+    """
+
+    kind: str
+    organization: str
+    record: str
+    owner: str
+    version: int
+    auth_type: AuthType
+    place: str
+    origin: str

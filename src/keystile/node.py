@@ -1,0 +1,89 @@
+"""One node: its folders, and what the supervisor hands to each child through an inherited pipe.
+
+A child reads one `Boot` message from the pipe and keeps it open: when the pipe closes, the supervisor is gone and
+the child ends. Secrets travel here and in no argument list, environment or file.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+import msgspec
+
+from keystile.config import Config
+from keystile.model import Secret
+
+_LENGTH = struct.Struct("<I")
+
+
+class Boot(msgspec.Struct, frozen=True, kw_only=True):
+    """What a child needs to start. `index` numbers workers from 0; `incarnation` grows with every start of it."""
+
+    config: Config
+    node_key: bytes
+    index: int = 0
+    incarnation: int = 0
+    listener: int = -1
+
+    def __repr__(self) -> str:
+        return f"<Boot worker={self.index} incarnation={self.incarnation}>"
+
+    @property
+    def secret(self) -> Secret:
+        """The node key."""
+        return Secret(self.node_key)
+
+
+class Folders:
+    """Where a node keeps things. `run` holds only what one run of the supervisor needs, and is emptied at its start."""
+
+    def __init__(self, data_dir: str) -> None:
+        self.data = Path(data_dir).absolute()
+        self.lock = self.data / "lock"
+        self.database = self.data / "keystile.db"
+        self.ledger = self.data / "ledger.db"
+        self.root_key = self.data / "root.key"
+        self.spool = self.data / "spool"
+        self.run = self.data / "run"
+        self.feed = self.run / "feed"
+        self.word = self.run / "word"
+        self.in_flight = self.run / "in-flight"
+        self.control_socket = self.run / "control.sock"
+        self.host_socket = self.run / "host.sock"
+
+    def make(self) -> None:
+        """Create what is missing, readable by this user alone."""
+        for folder in (self.data, self.spool, self.run):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.chmod(0o700)
+
+
+def send(boot: Boot, pipe: int) -> None:
+    """Write the message; the caller keeps `pipe` open for as long as the child shall live."""
+    payload = msgspec.msgpack.encode(boot)
+    os.write(pipe, _LENGTH.pack(len(payload)) + payload)
+
+
+def receive(pipe: int) -> Boot:
+    """Read the message a supervisor sent; raises EOFError when it died first."""
+    (length,) = _LENGTH.unpack(_exactly(pipe, _LENGTH.size))
+    return msgspec.msgpack.decode(_exactly(pipe, length), type=Boot)
+
+
+def _exactly(pipe: int, count: int) -> bytes:
+    found = b""
+    while len(found) < count:
+        piece = os.read(pipe, count - len(found))
+        if not piece:
+            raise EOFError("the supervisor closed the pipe")
+        found += piece
+    return found
+
+
+def reachable(path: Path) -> str:
+    """A spelling of a unix socket's path that fits the 108 bytes of `sun_path`, whatever folder it lies in."""
+    if len(os.fsencode(path)) < 100:  # noqa: PLR2004 — sun_path, with room to spare
+        return str(path)
+    return f"/proc/self/fd/{os.open(path.parent, os.O_PATH | os.O_DIRECTORY)}/{path.name}"

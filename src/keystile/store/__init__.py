@@ -1,0 +1,1 @@
+"""The configuration database: SQLAlchemy Core, one writer."""
