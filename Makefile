@@ -54,7 +54,7 @@ node_modules/.done: package.json package-lock.json .venv/.test
 
 .PHONY: debian
 debian:
-	@sh requirements/debian nginx-light
+	@sh requirements/debian nginx-light wrk
 
 test: peers lint types
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST)
