@@ -99,16 +99,21 @@ class KeyRing:
 
     def open(self, sealed: bytes, binding: Binding) -> bytes:
         """The secret, or Unreadable."""
-        return self.open_associated(binding.organization, sealed, associated(binding, term_of(sealed)))
+        return self.open_associated(binding.organization, sealed, self.associated(binding, sealed))
 
     def open_associated(self, organization: str, sealed: bytes, associated: bytes) -> bytes:
-        """`open` for the hot path, with `associated(binding, term_of(sealed))` computed beforehand."""
+        """`open` for the hot path, with `associated(binding, sealed)` computed beforehand."""
         try:
             if sealed[0] == SEALED:
                 return self._ciphers[organization, sealed[1:5]].decrypt(sealed[5:17], sealed[17:], associated)
         except (InvalidTag, LookupError, ValueError) as error:
             raise Unreadable("The sealed secret does not open here: it, its binding or its key has changed.") from error
         raise Unreadable("This is not a sealed secret.")
+
+    @staticmethod
+    def associated(binding: Binding, sealed: bytes) -> bytes:
+        """What `open_associated` wants, of the term that `sealed` names; raises Unreadable when it is none."""
+        return associated(binding, term_of(sealed))
 
     def session_key(self, organization: str, term: int) -> bytes:
         """The HMAC key, 32 bytes, for session ids of that term; raises Unreadable when it is not at hand."""

@@ -1,0 +1,95 @@
+"""API keys as rows. A revoked key's row is kept, and no function here finds it any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from keystile.model import ApiKey, Role
+from keystile.store.tables import api_keys
+
+_SCOPE = msgspec.json.Decoder(tuple[str, ...])
+_BATCH = 1000
+
+
+async def insert(conn: AsyncConnection, key: ApiKey) -> None:
+    """Add one."""
+    await conn.execute(
+        sa.insert(api_keys).values(
+            id=key.id,
+            organization=key.organization,
+            name=key.name,
+            role=key.role.value,
+            digest=key.digest,
+            created_at=key.created_at,
+            created_by=key.created_by,
+            expires_at=key.expires_at,
+            connections=None if key.connections is None else msgspec.json.encode(key.connections).decode(),
+            pinned_user=key.pinned_user,
+        )
+    )
+
+
+async def find(conn: AsyncConnection, organization: str, key_id: str) -> ApiKey | None:
+    """The live key of this id in this organization, expired or not."""
+    query = _live().where(api_keys.c.organization == organization, api_keys.c.id == key_id)
+    row = (await conn.execute(query)).mappings().one_or_none()
+    return None if row is None else _key(row)
+
+
+async def find_digest(conn: AsyncConnection, digest: bytes) -> ApiKey | None:
+    """The live key with this SHA-256, of whatever organization, expired or not."""
+    row = (await conn.execute(_live().where(api_keys.c.digest == digest))).mappings().one_or_none()
+    return None if row is None else _key(row)
+
+
+async def revoke(conn: AsyncConnection, key_id: str, now: int) -> None:
+    """Mark it revoked; the row stays for the trail to point at."""
+    mine = (api_keys.c.id == key_id, api_keys.c.revoked_at.is_(None))
+    await conn.execute(sa.update(api_keys).where(*mine).values(revoked_at=now))
+
+
+async def page(
+    conn: AsyncConnection,
+    organization: str,
+    limit: int,
+    after: tuple[int, str] | None = None,
+    created_by: str | None = None,
+) -> list[ApiKey]:
+    """Up to `limit` live keys, newest first, from after (created_at, id) of the last one seen."""
+    query = _live().where(api_keys.c.organization == organization)
+    if after is not None:
+        query = query.where(sa.tuple_(api_keys.c.created_at, api_keys.c.id) < sa.tuple_(*after))
+    if created_by is not None:
+        query = query.where(api_keys.c.created_by == created_by)
+    query = query.order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc()).limit(limit)
+    return [_key(row) for row in (await conn.execute(query)).mappings()]
+
+
+def every(conn: sa.Connection) -> Iterator[ApiKey]:
+    """Every live key of the installation, streamed. Run it inside `AsyncConnection.run_sync`."""
+    for row in conn.execute(_live(), execution_options={"yield_per": _BATCH}).mappings():
+        yield _key(row)
+
+
+def _live() -> sa.Select[Any]:
+    return sa.select(api_keys).where(api_keys.c.revoked_at.is_(None))
+
+
+def _key(row: sa.RowMapping) -> ApiKey:
+    return ApiKey(
+        id=row["id"],
+        organization=row["organization"],
+        name=row["name"],
+        role=Role(row["role"]),
+        digest=row["digest"],
+        created_at=row["created_at"],
+        created_by=row["created_by"],
+        expires_at=row["expires_at"],
+        connections=None if row["connections"] is None else _SCOPE.decode(row["connections"]),
+        pinned_user=row["pinned_user"],
+    )

@@ -1,0 +1,1 @@
+"""The schema's history, run by `Database.migrate` alone. A migration that was released is never edited."""
