@@ -37,8 +37,8 @@ _UPSTREAM = REFUSALS["upstream_malformed"]
 FIELD = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t\x20-\x7e\x80-\xff]*+\r\n"
 _FIELDS = rb"((?:" + FIELD + rb")*+)\r\n"
 _PCHAR = rb"[A-Za-z0-9._~!$&'()*+,;=:@/?-]*+"
-_TARGET = rb"/(?!/)" + _PCHAR + rb"(?:%[0-9A-Fa-f]{2}" + _PCHAR + rb")*+"
-_START = rb"(?!CONNECT )([A-Z][A-Z-]{0,23}) (" + _TARGET + rb") HTTP/1\.([01])\r\n"
+TARGET = rb"/(?!/)" + _PCHAR + rb"(?:%[0-9A-Fa-f]{2}" + _PCHAR + rb")*+"
+_START = rb"(?!CONNECT )([A-Z][A-Z-]{0,23}) (" + TARGET + rb") HTTP/1\.([01])\r\n"
 _STATUS = rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*+)?+\r\n"
 
 _REQUEST = re.compile(_START + _FIELDS)
