@@ -48,6 +48,7 @@ _TABLE = (
     _row("head_timeout", 408, "caller", "The request head did not arrive in time."),
     _row("body_timeout", 408, "caller", "The request body stopped arriving."),
     _row("body_too_large", 413, "caller", "The request body is larger than this gateway accepts."),
+    _row("body_unexpected", 400, "caller", "Only a POST carries a body."),
     _row("field_doubled", 400, "caller", "A header field that may occur once occurs more than once."),
     # Shape
     _row("host_not_allowed", 421, "caller", "This host name is not served here. Add it to KEYSTILE_HOSTS."),
@@ -65,6 +66,7 @@ _TABLE = (
     _row("user_mismatch", 403, "caller", "This key is pinned to another user."),
     _row("connection_unknown", 404, "caller", "Your organization has no connection of this slug."),
     _row("connection_disabled", 403, "caller", "This connection is disabled."),
+    _row("key_repeated", 400, "caller", "A Keystile key stands where it would go upstream."),
     # The caller's context
     _row("user_malformed", 400, "caller", "X-Keystile-User must be 1 to 256 visible characters."),
     _row("trace_id_malformed", 400, "caller", "X-Keystile-Trace-Id must be 1 to 128 visible ASCII characters."),
@@ -121,6 +123,7 @@ _TABLE = (
         "upstream_auth_failed", 502, "upstream", "The upstream did not accept the connection's credential. Rotate it."
     ),
     _row("upstream_dial_timeout", 504, "upstream", "The upstream did not accept a connection in time."),
+    _row("stream_idle", 504, "upstream", "The stream was silent for too long."),
     _row("upstream_timeout", 504, "upstream", "The upstream did not begin its answer in time. The call may have run."),
 )
 

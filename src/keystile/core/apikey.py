@@ -17,7 +17,11 @@ _DIGITS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _ENTROPY = 32
 _BODY = 43  # digits: 62 ** 43 > 2 ** 256
 _CHECK = 6  # digits: 62 ** 6 > 2 ** 32
+LENGTH = len("ks_") + _BODY + _CHECK
+"""Length of an API key, in characters."""
+
 _REST = re.compile(rb"[0-9A-Za-z]{%d}" % (_BODY + _CHECK))
+_ANYWHERE = re.compile(rb"ks_[0-9A-Za-z]{%d}" % (_BODY + _CHECK))
 
 
 def compose(entropy: bytes, prefix: str = "ks_") -> str:
@@ -33,6 +37,11 @@ def well_formed(key: bytes, prefix: bytes = b"ks_") -> bool:
     if not key.startswith(prefix) or not _REST.fullmatch(key, len(prefix)):
         return False
     return _checksum(key[:-_CHECK]) == key[-_CHECK:]
+
+
+def contains_key(text: bytes) -> bool:
+    """Whether a well-formed API key stands anywhere in these bytes. Linear, and cheap where there is no `ks_`."""
+    return any(well_formed(found[0]) for found in _ANYWHERE.finditer(text))
 
 
 def digest(key: bytes) -> bytes:

@@ -1,0 +1,241 @@
+"""THE pipeline: `place(head)`, `admit(head) → Admitted | Turned`, `decide(body) → Forward | Turned`. Read this first.
+
+Everything an exchange is judged by stands here in its order, synchronous and pure. Each step returns the typed
+evidence that the next one demands: nothing is forwarded without a `Forward`, which needs an `Admitted`, which needs
+a live key. `Turned` carries the refusal with whatever was known by then, for the trail.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from functools import lru_cache
+
+import msgspec
+
+from keystile.core.apikey import contains_key
+from keystile.core.authorize import Context, authorize, context_of, key_doubled
+from keystile.core.headers import doubled, named_by_connection, passing
+from keystile.core.http1 import RequestHead
+from keystile.core.mcp import Operation, Refused, asked
+from keystile.core.registry import Endpoint, Registry, opened, reaches
+from keystile.core.session import Holder
+from keystile.errors import REFUSALS, Refusal, Unreadable
+from keystile.model import ApiKey, Connection
+
+STATELESS_SINCE = b"2026-07-28"
+"""The first protocol version without sessions; versions are dates and order as text."""
+
+METHODS = (b"POST", b"GET", b"DELETE")
+
+_ENDPOINT = re.compile(rb"/v1/mcp/([a-z0-9][a-z0-9_-]{2,63})((?:/.*)?)", re.DOTALL)
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
+_ORIGIN = re.compile(rb"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
+_JSON = re.compile(rb"application/json[ \t]*(?:;.*)?", re.IGNORECASE | re.DOTALL)
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """Which names this node answers to (lower case, no port), and which other web origins may call it."""
+
+    hosts: frozenset[bytes]
+    origins: frozenset[bytes]
+
+
+class Place(Enum):
+    """Where a request goes."""
+
+    ENDPOINT = "endpoint"
+    NOWHERE = "nowhere"
+    HEALTH = "health"
+    READY = "ready"
+    CONTROL = "control"
+
+
+class Turned(msgspec.Struct, frozen=True, gc=False):
+    """A refusal, and what was known when it fell. `id` is the JSON-RPC request's, as raw text."""
+
+    refusal: Refusal
+    connection: Connection | None = None
+    key: ApiKey | None = None
+    context: Context | None = None
+    operations: tuple[Operation, ...] = ()
+    id: bytes | None = None
+
+
+class Admitted(msgspec.Struct, frozen=True, gc=False):
+    """Evidence that this head may call this endpoint. `session` is the verified upstream session id."""
+
+    head: RequestHead
+    fields: dict[bytes, bytes]
+    endpoint: Endpoint
+    key: ApiKey
+    context: Context
+    holder: Holder
+    session: bytes | None
+    stateless: bool
+
+
+class Forward(msgspec.Struct, frozen=True, gc=False):
+    """Evidence that this exchange goes upstream: the head, ready for the wire.
+
+    `credential` stays as long as the exchange, to be looked for in the answer; no `repr` shows it or the head.
+    """
+
+    admitted: Admitted
+    operations: tuple[Operation, ...]
+    head: bytes
+    credential: bytes | None
+
+    def __repr__(self) -> str:
+        return f"<Forward {self.admitted.endpoint!r}>"
+
+
+def place(target: bytes) -> tuple[Place, bytes | None]:
+    """Where a request target leads, and the slug for the trail if it lies under an endpoint. No path is decoded."""
+    path = target.partition(b"?")[0]
+    found = _ENDPOINT.fullmatch(path)
+    if found is not None:
+        # No sub-path is an endpoint: clients probe /v1/mcp/{slug}/.well-known/…, which must carry no credential.
+        return (Place.NOWHERE if found[2] else Place.ENDPOINT), found[1]
+    if path == b"/healthz":
+        return Place.HEALTH, None
+    if path == b"/readyz":
+        return Place.READY, None
+    if path.startswith((b"/v1/mcp", b"/s/", b"/.well-known/")):
+        return Place.NOWHERE, None
+    return Place.CONTROL, None
+
+
+def admissible(fields: dict[bytes, bytes], shape: Shape) -> Refusal | None:
+    """Whether the Host is ours and the web origin, if any, may call (DNS rebinding, CSRF)."""
+    if not _host_allowed(fields.get(b"host", b""), shape):
+        return REFUSALS["host_not_allowed"]
+    origin = fields.get(b"origin")
+    if origin is not None and not _origin_allowed(origin, shape):
+        return REFUSALS["origin_not_allowed"]
+    return None
+
+
+def admit(head: RequestHead, slug: bytes, registry: Registry, shape: Shape, now: int) -> Admitted | Turned:
+    """Judge the head, before a body byte is kept."""
+    fields = dict(head.fields)
+    name = slug.decode("ascii")
+    refused = _judge_shape(head, fields, shape)
+    if refused is not None:
+        return Turned(refused, registry.endpoint_named(name))
+    key = authorize(fields, registry, now)
+    if isinstance(key, Refusal):
+        return Turned(key, registry.endpoint_named(name))
+    endpoint = registry.endpoint(key.organization, name)
+    if endpoint is None:
+        return Turned(REFUSALS["connection_unknown"], key=key)
+    connection = endpoint.connection
+    withdrawn = standing(key, connection)
+    if withdrawn is not None:
+        return Turned(withdrawn, connection, key)
+    context = context_of(fields, key)
+    if isinstance(context, Refusal):
+        return Turned(context, connection, key)
+    holder = Holder(registry.ring, key.organization, connection.id, key.id, endpoint.target.origin)
+    stateless = fields.get(b"mcp-protocol-version", b"") >= STATELESS_SINCE
+    session = None
+    if not stateless:
+        wrapped = fields.get(b"mcp-session-id")
+        if wrapped is not None:
+            session = holder.verify(wrapped)
+            if session is None:
+                return Turned(REFUSALS["session_unknown"], connection, key, context)
+        if session is None and b"last-event-id" in fields:
+            return Turned(REFUSALS["resume_without_session"], connection, key, context)
+    return Admitted(head, fields, endpoint, key, context, holder, session, stateless)
+
+
+def standing(key: ApiKey, connection: Connection | None) -> Refusal | None:
+    """Whether this key may call this connection as both stand now. Asked at admission, and again of open streams."""
+    if connection is None:
+        return REFUSALS["connection_unknown"]
+    if not key.role.calls:
+        return REFUSALS["role_cannot_call"]
+    if not reaches(key, connection):
+        return REFUSALS["out_of_scope"]
+    return None if connection.enabled else REFUSALS["connection_disabled"]
+
+
+def decide(admitted: Admitted, body: bytes, registry: Registry) -> Forward | Turned:
+    """Judge the whole message and build the upstream head, the credential opened and placed inside this call."""
+    operations: tuple[Operation, ...] = ()
+    fields = admitted.fields
+    if admitted.head.method == b"POST":
+        found = asked(body, fields.get(b"mcp-method"), fields.get(b"mcp-name"))
+        if isinstance(found, Refused):
+            return _turned(admitted, found.refusal, (), found.id)
+        operations = found
+    lines = _lines(admitted, body)
+    request_id = operations[0].id if len(operations) == 1 and operations[0].kind == "request" else None
+    block = b"\r\n".join(lines)
+    if contains_key(block) or contains_key(body):
+        # Nothing of the message is recorded here: a name that holds a key would put it into the trail.
+        return _turned(admitted, REFUSALS["key_repeated"], (), request_id)
+    endpoint = admitted.endpoint
+    try:
+        credential = opened(endpoint, registry.ring)
+    except Unreadable:
+        return _turned(admitted, REFUSALS["credential_unreadable"], operations, request_id)
+    head = b"%b %b HTTP/1.1\r\n%b%b%b%b\r\n" % (
+        admitted.head.method,
+        endpoint.target.path.encode("ascii"),
+        endpoint.fixed,
+        block,
+        b"\r\n" if lines else b"",
+        b"" if credential is None else endpoint.scheme.field(credential),
+    )
+    return Forward(admitted, operations, head, credential)
+
+
+def _lines(admitted: Admitted, body: bytes) -> list[bytes]:
+    endpoint = admitted.endpoint
+    replaced = endpoint.replaced
+    if admitted.fields.get(b"connection", b"keep-alive").lower() not in {b"keep-alive", b"close"}:
+        replaced = replaced | named_by_connection(admitted.head.fields)
+    lines = passing(admitted.head.fields, endpoint.forward, replaced, stateless=admitted.stateless)
+    if admitted.session is not None:
+        lines.append(b"mcp-session-id: " + admitted.session)
+    if admitted.head.method == b"POST":
+        lines.append(b"content-length: %d" % len(body))
+    return lines
+
+
+def _turned(
+    admitted: Admitted, refusal: Refusal, operations: tuple[Operation, ...], request_id: bytes | None
+) -> Turned:
+    return Turned(refusal, admitted.endpoint.connection, admitted.key, admitted.context, operations, request_id)
+
+
+def _judge_shape(head: RequestHead, fields: dict[bytes, bytes], shape: Shape) -> Refusal | None:
+    refused = admissible(fields, shape)
+    if refused is not None:
+        return refused
+    if head.method not in METHODS:
+        return REFUSALS["method_not_allowed"]
+    if len(fields) != len(head.fields):
+        if key_doubled(head.fields):
+            return REFUSALS["key_doubled"]
+        if doubled(head.fields):
+            return REFUSALS["field_doubled"]
+    if head.method == b"POST" and (
+        not _JSON.fullmatch(fields.get(b"content-type", b"")) or b"content-encoding" in fields
+    ):
+        return REFUSALS["media_type_unsupported"]
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _host_allowed(host: bytes, shape: Shape) -> bool:
+    found = _HOST.fullmatch(host)
+    return found is not None and found[1].lower() in shape.hosts
+
+
+@lru_cache(maxsize=1024)
+def _origin_allowed(origin: bytes, shape: Shape) -> bool:
+    found = _ORIGIN.fullmatch(origin)
+    return origin in shape.origins or (found is not None and found[1].lower() in shape.hosts)

@@ -1,0 +1,177 @@
+"""What all client connections of one worker share: the registry kept fresh, the trail, the pools, the limits.
+
+Rules: one owner, the worker's event loop; nothing here waits. `fresh` is asked at the start of every request and
+again when its body is complete; `tick` does all that happens by the clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Protocol
+
+from keystile.audit.event import Event
+from keystile.audit.spool import Spool
+from keystile.config import Limits
+from keystile.core.decide import Shape, standing
+from keystile.core.registry import Registry
+from keystile.errors import REFUSALS, Refusal
+from keystile.feed import FeedReader, FeedShort, Word
+from keystile.gateway import notice
+from keystile.gateway.holding import Budget
+from keystile.gateway.limits import InFlight
+from keystile.gateway.pool import Pool
+from keystile.model import ApiKey, Connection, DataKey
+
+
+class Live(Protocol):
+    """An exchange under way, as the gate sees it."""
+
+    key: ApiKey
+    connection: Connection
+
+    def tick(self, now: float) -> None:
+        """The clock: time-outs, comment lines."""
+
+    def withdraw(self, refusal: Refusal) -> None:
+        """Its key or its connection may no longer do this."""
+
+
+class Caller(Protocol):
+    """A client connection, as the gate sees it."""
+
+    def tick(self, now: float) -> None:
+        """The clock: slow heads, stalled bodies, idle connections."""
+
+    def drain(self) -> None:
+        """Finish what runs and close."""
+
+    def abort(self) -> None:
+        """Close now."""
+
+
+class Gate:
+    """The shared part of one worker."""
+
+    def __init__(  # noqa: PLR0913 — the parts of a worker, joined in one place
+        self,
+        *,
+        limits: Limits,
+        shape: Shape,
+        proxies: tuple[IPv4Network | IPv6Network, ...],
+        word: Word,
+        reader: FeedReader,
+        registry: Callable[[], Registry],
+        spool: Spool,
+        in_flight: InFlight,
+        pool: Pool,
+        control: str,
+        scheme: str = "http",
+    ) -> None:
+        self.limits = limits
+        self.shape = shape
+        self.spool = spool
+        self.in_flight = in_flight
+        self.pool = pool
+        self.control = control
+        self.scheme = scheme
+        self.registry = registry()
+        self.callers: set[Caller] = set()
+        self.live: set[Live] = set()
+        self.bodies = Budget(limits.body_bytes, limits.bodies_bytes)
+        self.api_bodies = Budget(limits.api_body_bytes, limits.api_bodies_bytes)
+        self.draining = False
+        self._new_registry = registry
+        self._proxies = proxies
+        self._word = word
+        self._cells = word.cells
+        self._reader = reader
+
+    def __repr__(self) -> str:
+        return f"<Gate callers={len(self.callers)} live={len(self.live)} {self.registry!r} {self.pool!r}>"
+
+    def fresh(self) -> bool:
+        """Bring the registry up to the generation word. False when the feed does not hold it yet."""
+        return self._cells[0] == self._reader.generation or self._catch_up()
+
+    @property
+    def generation(self) -> int:
+        """That of the last change the registry holds."""
+        return self._reader.generation
+
+    @property
+    def ready(self) -> bool:
+        """Whether every worker of the node serves, and the control process with them."""
+        return all(self._cells[1:])
+
+    def tick(self) -> None:
+        """Everything that happens by the clock; called every `check_seconds`."""
+        now = time.monotonic()
+        self.fresh()
+        wall = time.time_ns() // 1_000_000
+        for live in tuple(self.live):
+            if live.key.expires_at is not None and live.key.expires_at <= wall:
+                live.withdraw(REFUSALS["key_expired"])
+            else:
+                live.tick(now)
+        for caller in tuple(self.callers):
+            caller.tick(now)
+        self.pool.retire(now)
+        self.spool.maintain(now)
+
+    def record(self, event: Event) -> None:
+        """Put the event into the spool. That there is no room is a bug, for `ready` was asked before forwarding."""
+        if not self.spool.append(event) and event.outcome != "refused":
+            notice.say("error", "event lost", id=event.id, fault=self.spool.fault)
+
+    def address_of(self, peer: str, forwarded_for: bytes | None) -> str:
+        """The client's address for the trail: the rightmost one that is not a trusted proxy's."""
+        if forwarded_for is None or not self._trusted(peer):
+            return peer
+        for text in reversed(forwarded_for.decode("latin-1").split(",")):
+            candidate = text.strip()
+            try:
+                address = str(ip_address(candidate))
+            except ValueError:
+                return peer
+            peer = address
+            if not self._trusted(address):
+                break
+        return peer
+
+    def _trusted(self, address: str) -> bool:
+        try:
+            found = ip_address(address)
+        except ValueError:
+            return False
+        return any(found in network for network in self._proxies)
+
+    def _catch_up(self) -> bool:
+        try:
+            whole, changes = self._reader.read()
+        except FeedShort:
+            return False
+        if whole:
+            self.registry = self._new_registry()
+        touched: set[str] = set()
+        for change in changes:
+            row = self.registry.apply(change)
+            if not isinstance(change, DataKey):
+                touched.add(row)
+        for live in tuple(self.live):
+            if whole or live.key.id in touched or live.connection.id in touched:
+                self._judge_again(live)
+        return True
+
+    def _judge_again(self, live: Live) -> None:
+        """Close what a change has withdrawn. Rotation withdraws nothing."""
+        key = self.registry.key(live.key.digest)
+        if key is None:
+            live.withdraw(REFUSALS["key_invalid"])
+            return
+        refusal = standing(key, self.registry.connection(live.connection.id))
+        if refusal is not None:
+            live.withdraw(refusal)
+        else:
+            live.key = key

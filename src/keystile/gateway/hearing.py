@@ -1,0 +1,119 @@
+"""One request for an MCP endpoint, from its head to the decision; then a `Relay` has it.
+
+Guarantees: judged by `core/decide.py` alone, against configuration no older than the request, looked at when the head
+has come and once more when the body is whole; recorded exactly once, whatever becomes of it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from keystile.core.decide import Admitted, Place, Turned, admit, decide
+from keystile.core.http1 import RequestHead
+from keystile.errors import REFUSALS, Refusal
+from keystile.gateway.gate import Gate
+from keystile.gateway.holding import Budget
+from keystile.gateway.record import Record
+from keystile.gateway.relay import Relay
+
+if TYPE_CHECKING:
+    from keystile.gateway.inbound import Inbound
+
+
+class Hearing:
+    """A request being judged. `budget` is what its body may take."""
+
+    __slots__ = ("_admitted", "_client", "_gate", "_generation", "_head", "_record", "_relay", "budget")
+
+    def __init__(self, gate: Gate, client: Inbound, head: RequestHead, slug: bytes, received: int) -> None:
+        self._gate = gate
+        self._client = client
+        self._head = head
+        forwarded = next((value for name, value in head.fields if name == b"x-forwarded-for"), None)
+        address = client.peer if forwarded is None else gate.address_of(client.peer, forwarded)
+        self._record = Record(head, slug, address, received)
+        self._admitted: Admitted | None = None
+        self._relay: Relay | None = None
+        self._generation = 0
+        self.budget: Budget = gate.bodies
+
+    def __repr__(self) -> str:
+        return f"<Hearing {self._relay or 'judging'}>"
+
+    def begin(self, where: Place) -> bool:
+        """Judge the head; False when the request was turned away."""
+        gate, record = self._gate, self._record
+        if not gate.spool.ready():
+            # Unrecordable, so unrecorded: this one refusal leaves no event.
+            self._client.turn_away(REFUSALS["trail_unavailable"], trace=record.trace)
+            return False
+        if not gate.fresh():
+            return self.refuse(REFUSALS["configuration_stale"])
+        if where is not Place.ENDPOINT:
+            record.connection = gate.registry.endpoint_named(record.slug.decode("ascii"))
+            return self.refuse(REFUSALS["not_found"])
+        admitted = self._admit()
+        if admitted is None:
+            return False
+        if self._head.method != b"POST" and (self._head.chunked or self._head.length):
+            return self.refuse(REFUSALS["body_unexpected"])
+        return True
+
+    def whole(self, body: bytes) -> None:
+        """The body has come: decide, and forward or refuse."""
+        gate, record, admitted = self._gate, self._record, self._admitted
+        record.bytes_in += len(body)
+        if not gate.fresh():
+            self.refuse(REFUSALS["configuration_stale"])
+            return
+        if gate.generation != self._generation:
+            admitted = self._admit()
+        if admitted is None:
+            return
+        decision = decide(admitted, body, gate.registry)
+        if isinstance(decision, Turned):
+            record.turned(decision)
+            self.refuse(decision.refusal, decision.id)
+            return
+        record.operations = decision.operations
+        record.decided = time.monotonic()
+        self._relay = Relay(gate, self._client, record, decision, body)
+        self._relay.start()
+
+    def refuse(self, refusal: Refusal, request_id: bytes | None = None) -> bool:
+        """Turn it away and record that; False, for callers that end with it."""
+        record = self._record
+        record.status = refusal.status
+        self._gate.record(record.event("refused", refusal))
+        self._client.turn_away(refusal, request_id, record.trace)
+        return False
+
+    def left(self) -> None:
+        """The client is gone."""
+        if self._relay is not None:
+            self._relay.left()
+        else:
+            self._gate.record(self._record.event("client_left", None))
+
+    def pause(self) -> None:
+        """The client reads slowly."""
+        if self._relay is not None:
+            self._relay.pause()
+
+    def resume(self) -> None:
+        """It has caught up."""
+        if self._relay is not None:
+            self._relay.resume()
+
+    def _admit(self) -> Admitted | None:
+        gate, record = self._gate, self._record
+        self._generation = gate.generation
+        found = admit(self._head, record.slug, gate.registry, gate.shape, record.at)
+        if isinstance(found, Turned):
+            record.turned(found)
+            self.refuse(found.refusal)
+            return None
+        record.admitted(found)
+        self._admitted = found
+        return found

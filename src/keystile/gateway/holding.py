@@ -1,0 +1,57 @@
+"""A request body, held whole until it is judged: bounded each, and bounded all together."""
+
+from __future__ import annotations
+
+from keystile.core.framing import Chunked, Length
+from keystile.core.http1 import RequestHead
+from keystile.errors import REFUSALS, Refusal
+
+
+class Budget:
+    """Bytes of request bodies that one worker holds, and how large each may be."""
+
+    __slots__ = ("largest", "limit", "used")
+
+    def __init__(self, largest: int, limit: int) -> None:
+        self.largest = largest
+        self.limit = limit
+        self.used = 0
+
+    def __repr__(self) -> str:
+        return f"<Budget {self.used}/{self.limit}>"
+
+
+class Holding:
+    """One body. `release` gives its bytes back to the budget; whoever made it calls that once it is gone."""
+
+    __slots__ = ("_budget", "_held", "_pieces", "_reader")
+
+    def __init__(self, head: RequestHead, budget: Budget) -> None:
+        self._reader = Chunked() if head.chunked else Length(head.length or 0)
+        self._budget = budget
+        self._pieces: list[bytes] = []
+        self._held = 0
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes] | Refusal | None:
+        """The whole body and the bytes behind it, a refusal, or None while more is to come."""
+        found = self._reader.feed(data)
+        if isinstance(found, Refusal):
+            return found
+        payload, rest = found
+        budget = self._budget
+        self._held += len(payload)
+        budget.used += len(payload)
+        if self._held > budget.largest:
+            return REFUSALS["body_too_large"]
+        if budget.used > budget.limit:
+            return REFUSALS["body_budget_spent"]
+        if rest is not None and not self._pieces:
+            return payload, rest
+        self._pieces.append(payload)
+        return None if rest is None else (b"".join(self._pieces), rest)
+
+    def release(self) -> None:
+        """The body is gone."""
+        self._budget.used -= self._held
+        self._held = 0
+        self._pieces.clear()

@@ -1,0 +1,287 @@
+"""The asyncio.Protocol facing clients: bytes in, answers out, one request at a time, in order.
+
+Guarantees: bytes become a request by `core/http1.py` and `core/framing.py` and nothing else; pipelined requests wait
+their turn; what a client may make the gateway hold is bounded; a refusal before the whole request has been read
+closes the connection, after letting the client read it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from keystile.core.decide import Place, admissible, place
+from keystile.core.http1 import AnswerHead, RequestHead, read_request
+from keystile.errors import REFUSALS, Refusal
+from keystile.gateway import answers
+from keystile.gateway.errand import Errand
+from keystile.gateway.gate import Gate
+from keystile.gateway.hearing import Hearing
+from keystile.gateway.holding import Holding
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_LINGER_SECONDS = 2.0
+_NO_BODY = frozenset((204, 304))
+
+
+class Inbound(asyncio.Protocol):
+    """One client connection. `_request` stands from a request's head to the end of its answer."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.peer = ""
+        self._gate = gate
+        self._transport: asyncio.Transport | None = None
+        self._buffer = b""
+        self._searched = 0
+        self._deadline: float | None = time.monotonic() + gate.limits.head_seconds
+        self._head: RequestHead | None = None
+        self._request: Hearing | Errand | None = None
+        self._holding: Holding | None = None
+        self._reading = False
+        self._advancing = False
+        self._choked = False
+        self._closing = False
+        self._lingering = False
+
+    def __repr__(self) -> str:
+        return f"<Inbound {self.peer} {self._request!r}>"
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has come."""
+        gate = self._gate
+        self._transport = transport  # type: ignore[assignment]  # a stream protocol gets a stream transport
+        self.peer = str((transport.get_extra_info("peername") or ("",))[0])
+        if gate.draining or len(gate.callers) >= gate.limits.sockets:
+            self.abort()
+            return
+        gate.callers.add(self)
+        if isinstance(transport, asyncio.WriteTransport):
+            transport.set_write_buffer_limits(high=gate.limits.buffer_bytes // 2)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 — asyncio's signature
+        """The client is gone, and what was under way for it ends."""
+        self._gate.callers.discard(self)
+        self._closing = True
+        request, self._request = self._request, None
+        if request is not None:
+            request.left()
+        self._forget()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client: of a head, of a body, or of the next request while one is under way."""
+        if self._lingering:
+            return
+        if self._reading:
+            self._take(data)
+            return
+        self._buffer = self._buffer + data if self._buffer else data
+        if self._request is None and not self._choked:
+            self._advance()
+        elif len(self._buffer) > self._gate.limits.buffer_bytes and self._transport is not None:
+            self._transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        """The client reads slowly: so does the upstream."""
+        self._choked = True
+        if self._request is not None:
+            self._request.pause()
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self._choked = False
+        if self._request is not None:
+            self._request.resume()
+        else:
+            self._next()
+
+    # What a request asks of its client
+
+    def write(self, data: bytes) -> None:
+        """Bytes of an answer."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def frames(self, lines: list[bytes], head: AnswerHead) -> bool:
+        """Add the fields that frame an answer to this client; whether its body is chunked."""
+        request = self._head
+        self._closing = self._closing or self._gate.draining or request is None or not request.keep_alive
+        chunked = False
+        if head.length is not None:
+            if head.status not in _NO_BODY:
+                lines.append(b"content-length: %d" % head.length)
+        elif request is None or request.minor == 0:
+            self._closing = True
+        else:
+            chunked = True
+            lines.append(b"transfer-encoding: chunked")
+        if self._closing:
+            lines.append(b"connection: close")
+        return chunked
+
+    def ended(self) -> None:
+        """The answer is out; the next request may come."""
+        self._forget()
+        if self._transport is None:
+            return
+        if self._closing:
+            self._transport.close()
+            return
+        self._deadline = time.monotonic() + self._gate.limits.keepalive_seconds
+        self._next()
+
+    def turn_away(self, refusal: Refusal, request_id: bytes | None = None, trace: str | None = None) -> None:
+        """Answer the present request with a refusal. `trace` says that it was for an MCP endpoint."""
+        unread = self._unread()
+        request = self._head
+        self._closing = self._closing or self._gate.draining or unread or request is None or not request.keep_alive
+        self.write(answers.refused(refusal, request_id, trace, rpc=trace is not None, close=self._closing))
+        if unread:
+            self._linger()
+        else:
+            self.ended()
+
+    def abort(self) -> None:
+        """Break the connection off: what the client has so far is visibly incomplete."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # What the gate asks
+
+    def tick(self, now: float) -> None:
+        """Time-outs of what the client has to do."""
+        if self._deadline is None or now < self._deadline:
+            return
+        if self._reading and self._request is not None:
+            self._request.refuse(REFUSALS["body_timeout"])
+        elif self._lingering or self._choked or not self._buffer:
+            self.abort()
+        else:
+            self.turn_away(REFUSALS["head_timeout"])
+
+    def drain(self) -> None:
+        """No more requests after the present one."""
+        self._closing = True
+        if self._request is None and self._transport is not None:
+            self._transport.close()
+
+    # One request
+
+    def _next(self) -> None:
+        """Go on with what has come meanwhile, unless the loop below is what called."""
+        if self._buffer and not self._advancing and self._transport is not None:
+            self._transport.resume_reading()
+            self._advance()
+
+    def _advance(self) -> None:
+        """Take requests from the buffer: a loop and no recursion, however many refusals one read asks for."""
+        self._advancing = True
+        open_to_more = True
+        while open_to_more and self._buffer and self._head is None and not self._closing and not self._choked:
+            open_to_more = self._take_head()
+        self._advancing = False
+
+    def _take_head(self) -> bool:
+        """Read a head and begin its request; False when more is to come or nothing more will be read."""
+        limits = self._gate.limits
+        found = read_request(self._buffer, limits.head_bytes, limits.fields, self._searched)
+        if found is None:
+            if not self._searched:
+                self._deadline = time.monotonic() + limits.head_seconds
+            self._searched = len(self._buffer)
+            return False
+        self._searched = 0
+        if isinstance(found, Refusal):
+            self.turn_away(found)
+            return False
+        self._head, used = found
+        self._buffer = self._buffer[used:]
+        self._begin(self._head, used)
+        return True
+
+    def _begin(self, head: RequestHead, received: int) -> None:
+        gate = self._gate
+        where, slug = place(head.target)
+        if slug is not None:
+            hearing = self._request = Hearing(gate, self, head, slug, received)
+            if hearing.begin(where):
+                self._read_body(head, hearing)
+        elif where is Place.HEALTH:
+            self._answer_plain(200, b'{"status":"ok"}')
+        elif where is Place.READY:
+            self._answer_plain(*((200, b'{"status":"ready"}') if gate.ready else (503, b'{"status":"starting"}')))
+        elif (refused := admissible(dict(head.fields), gate.shape)) is not None:
+            self.turn_away(refused)
+        elif where is Place.NOWHERE:
+            self.turn_away(REFUSALS["not_found"])
+        else:
+            self._request = Errand(gate, self, head)
+            self._read_body(head, self._request)
+
+    def _read_body(self, head: RequestHead, request: Hearing | Errand) -> None:
+        if head.length is not None and head.length > request.budget.largest:
+            request.refuse(REFUSALS["body_too_large"])
+            return
+        if not head.chunked and not head.length:
+            self._deadline = None
+            request.whole(b"")
+            return
+        self._holding = Holding(head, request.budget)
+        self._reading = True
+        if head.expects_continue and not self._buffer:
+            self.write(_CONTINUE)
+        data, self._buffer = self._buffer, b""
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        """The next piece of a body."""
+        request, holding = self._request, self._holding
+        if request is None or holding is None:
+            return
+        self._deadline = time.monotonic() + self._gate.limits.body_seconds
+        found = holding.feed(data)
+        if found is None:
+            return
+        if isinstance(found, Refusal):
+            request.refuse(found)
+            return
+        body, self._buffer = found
+        self._reading = False
+        self._deadline = None
+        request.whole(body)
+
+    # Endings
+
+    def _answer_plain(self, status: int, body: bytes) -> None:
+        self._closing = self._closing or self._unread()
+        self.write(answers.plain(status, body, close=self._closing))
+        self.ended()
+
+    def _unread(self) -> bool:
+        """Whether part of the present request is still to come. A whole body that nobody wants is stepped over."""
+        head = self._head
+        if head is None or self._reading:
+            return True
+        if self._holding is not None or not (head.chunked or head.length):
+            return False
+        if head.length is None or head.length > len(self._buffer):
+            return True
+        self._buffer = self._buffer[head.length :]
+        return False
+
+    def _linger(self) -> None:
+        """Let the client read the refusal: closing with bytes unread would reset the connection under it."""
+        self._forget()
+        self._lingering = True
+        self._buffer = b""
+        self._deadline = time.monotonic() + _LINGER_SECONDS
+        if self._transport is not None and self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def _forget(self) -> None:
+        """The present request is over."""
+        if self._holding is not None:
+            self._holding.release()
+        self._head = self._request = self._holding = None
+        self._reading = False

@@ -1,0 +1,134 @@
+"""What is known of one exchange while it lives, and the one event it becomes."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+
+from keystile.audit.event import Event, Outcome, cut, event_id
+from keystile.core.authorize import Context
+from keystile.core.decide import Admitted, Turned
+from keystile.core.http1 import RequestHead
+from keystile.core.mcp import Operation
+from keystile.errors import Refusal
+from keystile.model import ApiKey, Connection
+
+_BATCH = "batch"
+_entropy = random.Random(int.from_bytes(os.urandom(32), "big")).getrandbits  # noqa: S311 — ids, not secrets
+
+
+class Record:
+    """The facts of an exchange, filled in as they become known. Times are seconds of the monotonic clock."""
+
+    __slots__ = (
+        "address",
+        "answered",
+        "at",
+        "began",
+        "body",
+        "bytes_in",
+        "bytes_out",
+        "connection",
+        "context",
+        "decided",
+        "dialled",
+        "id",
+        "key",
+        "method",
+        "operations",
+        "protocol",
+        "redacted",
+        "sent",
+        "slug",
+        "status",
+        "upstream_status",
+    )
+
+    def __init__(self, head: RequestHead, slug: bytes, address: str, received: int) -> None:
+        self.began = time.monotonic()
+        self.at = time.time_ns() // 1_000_000
+        self.id = event_id(self.at, _entropy(74))
+        self.address = address
+        self.method = head.method
+        self.slug = slug
+        self.bytes_in = received
+        self.bytes_out = 0
+        self.connection: Connection | None = None
+        self.key: ApiKey | None = None
+        self.context: Context | None = None
+        self.operations: tuple[Operation, ...] = ()
+        self.protocol: bytes | None = None
+        self.decided = self.sent = self.answered = self.dialled = 0.0
+        self.status: int | None = None
+        self.upstream_status: int | None = None
+        self.redacted = False
+
+    @property
+    def trace(self) -> str:
+        """The caller's trace id, or the exchange's own id in its place."""
+        return self.id if self.context is None or self.context.trace is None else self.context.trace
+
+    def admitted(self, admitted: Admitted) -> None:
+        """The head was let in."""
+        self.connection = admitted.endpoint.connection
+        self.key = admitted.key
+        self.context = admitted.context
+        self.protocol = admitted.fields.get(b"mcp-protocol-version")
+
+    def turned(self, turned: Turned) -> None:
+        """It was refused, and this much was known."""
+        self.connection = turned.connection
+        self.key = turned.key
+        self.context = turned.context
+        self.operations = turned.operations
+
+    def event(self, outcome: Outcome, refusal: Refusal | None) -> Event:
+        """The line for the trail."""
+        now = time.monotonic()
+        key, connection, context = self.key, self.connection, self.context
+        method, name, version = _asked(self.operations)
+        organization = key.organization if key else connection.organization if connection else None
+        protocol = version if version is not None or self.protocol is None else self.protocol.decode("latin-1")
+        return Event(
+            id=self.id,
+            at=self.at,
+            outcome=outcome,
+            organization=organization,
+            connection=connection.id if connection else None,
+            key=key.id if key else None,
+            trace=self.trace,
+            slug=self.slug.decode("ascii"),
+            user=context.user if context else None,
+            metadata=context.metadata if context else None,
+            address=self.address,
+            http_method=self.method.decode("ascii"),
+            rpc_method=None if method is None else cut(method),
+            name=None if name is None else cut(name),
+            protocol=None if protocol is None else cut(protocol),
+            refusal=refusal.code if refusal else None,
+            credential_version=connection.active_version or None if connection else None,
+            status=self.status,
+            upstream_status=self.upstream_status,
+            bytes_in=self.bytes_in,
+            bytes_out=self.bytes_out,
+            total_ms=_ms(now - self.began),
+            first_byte_ms=_ms(self.answered - self.began) if self.answered else None,
+            gateway_ms=_ms(self.sent - self.decided - self.dialled) if self.sent else None,
+            redacted=self.redacted,
+        )
+
+
+def _asked(operations: tuple[Operation, ...]) -> tuple[str | None, str | None, str | None]:
+    if len(operations) == 1:
+        first = operations[0]
+        return first.method or first.kind, first.name, first.version
+    if not operations:
+        return None, None, None
+    methods = dict.fromkeys(each.method or each.kind for each in operations)
+    names = dict.fromkeys(each.name for each in operations if each.name is not None)
+    return f"{_BATCH}: {', '.join(methods)}", ", ".join(names) or None, None
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)

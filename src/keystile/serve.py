@@ -1,0 +1,226 @@
+"""The supervisor: locks the data folder, opens the sockets, makes the node key, starts and restarts the rest.
+
+Guarantees: two supervisors never share a folder or a port; a listening socket outlives the worker that accepts from
+it, so a worker's death loses no queued connection; every child gets its secrets through a pipe and ends when that
+closes; a child that dies is started again, but a control process that refuses to start ends the node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from keystile.config import Config
+from keystile.errors import StartRefused
+from keystile.feed import Word
+from keystile.greeting import text
+from keystile.initialise import First, initialise
+from keystile.log import configure, get_logger
+from keystile.node import Boot, Folders, send
+
+_BACKLOG = 2048
+_STEADY_SECONDS = 5.0
+_PATIENCE_SECONDS = 5.0
+_REFUSED = 78
+"""sysexits' EX_CONFIG: a control process that must not start."""
+
+
+class Child:
+    """One process that is kept running. `boot` makes its message anew for each incarnation."""
+
+    def __init__(self, module: str, boot: Callable[[int], Boot], sockets: tuple[int, ...] = ()) -> None:
+        self.module = module
+        self.process: asyncio.subprocess.Process | None = None
+        self._boot = boot
+        self._sockets = sockets
+        self._pipe = -1
+        self._incarnation = 0
+
+    def __repr__(self) -> str:
+        return f"<Child {self.module} incarnation={self._incarnation}>"
+
+    async def start(self) -> None:
+        """Start the next incarnation."""
+        self._incarnation += 1
+        reading, self._pipe = os.pipe()
+        boot = self._boot(self._incarnation)
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            self.module,
+            str(reading),
+            pass_fds=(reading, *self._sockets),
+            env={name: value for name, value in os.environ.items() if not name.startswith("KEYSTILE_")},
+            stdin=asyncio.subprocess.DEVNULL,
+        )
+        os.close(reading)
+        send(boot, self._pipe)
+
+    async def ended(self) -> int:
+        """Wait for its end; the exit code."""
+        if self.process is None:
+            return 0
+        code = await self.process.wait()
+        os.close(self._pipe)
+        return code
+
+    def tell(self, number: signal.Signals) -> None:
+        """Send it a signal, if it lives."""
+        if self.process is not None and self.process.returncode is None:
+            self.process.send_signal(number)
+
+
+class Supervisor:
+    """One node."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._folders = Folders(config.data_dir)
+        self._log = get_logger("supervisor")
+        self._stop = asyncio.Event()
+        self._code = 0
+        self._started = time.time_ns()
+
+    def __repr__(self) -> str:
+        return f"<Supervisor {self._config!r}>"
+
+    async def run(self) -> int:
+        """Serve until SIGTERM or SIGINT; the exit code."""
+        folders = self._folders
+        folders.make()
+        lock = _locked(folders.lock)
+        listeners = _listeners(self._config)
+        port = listeners[0].getsockname()[1]
+        first = await initialise(self._config)
+        _emptied(folders.run)
+        word = Word.create(folders.word, self._config.workers)
+        node_key = os.urandom(32)
+        control = Child("keystile.control", lambda _: Boot(config=self._config, node_key=node_key))
+        workers = [self._worker(index, listener, node_key) for index, listener in enumerate(listeners)]
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        keeping = [loop.create_task(self._keep(control, word, 1))]
+        keeping += [loop.create_task(self._keep(worker, word, 2 + index)) for index, worker in enumerate(workers)]
+        greeting = loop.create_task(self._greet(word, port, first))
+        await self._stop.wait()
+        greeting.cancel()
+        for listener in listeners:
+            listener.close()
+        await self._end(workers, keeping[1:], self._config.limits.drain_seconds + _PATIENCE_SECONDS)
+        # Last, so that it takes in what the workers wrote at their end.
+        await self._end([control], keeping[:1], _PATIENCE_SECONDS)
+        os.close(lock)
+        return self._code
+
+    def _worker(self, index: int, listener: socket.socket, node_key: bytes) -> Child:
+        config = msgspec.structs.replace(
+            self._config, root_key=None, root_key_file=None, root_key_command=None, bootstrap_key=None
+        )
+        return Child(
+            "keystile.gateway.worker",
+            lambda incarnation: Boot(
+                config=config,
+                node_key=node_key,
+                index=index,
+                incarnation=self._started + incarnation,
+                listener=listener.fileno(),
+            ),
+            (listener.fileno(),),
+        )
+
+    async def _keep(self, child: Child, word: Word, cell: int) -> None:
+        """Start it, and start it again, a little later each time it does not last."""
+        delay = 0.0
+        while not self._stop.is_set():
+            began = time.monotonic()
+            await child.start()
+            code = await child.ended()
+            served = bool(word.cells[cell])
+            word.cells[cell] = 0
+            if self._stop.is_set():
+                return
+            if code == _REFUSED and not served:
+                self._code = _REFUSED
+                self._stop.set()
+                return
+            delay = 0.0 if time.monotonic() - began > _STEADY_SECONDS else min(delay * 2 + 0.05, 2.0)
+            self._log.warning("child ended and is started again", child=child.module, code=code)
+            await asyncio.sleep(delay)
+
+    async def _greet(self, word: Word, port: int, first: First | None) -> None:
+        """Say where it is, once every process serves."""
+        while not all(word.cells[1:]):
+            await asyncio.sleep(0.02)
+        host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
+        url = (self._config.public_url or f"http://{host}:{port}").rstrip("/")
+        sys.stdout.write(text(url, first))
+        sys.stdout.flush()
+
+    async def _end(self, children: list[Child], keeping: list[asyncio.Task[None]], seconds: float) -> None:
+        for child in children:
+            child.tell(signal.SIGTERM)
+        _, late = await asyncio.wait(keeping, timeout=seconds)
+        for child in children if late else ():
+            child.tell(signal.SIGKILL)
+        for task in late:
+            await task
+
+
+def run(config: Config) -> int:
+    """Serve; returns the exit code. Raises StartRefused, whose message says what to do."""
+    configure(config.log_format)
+
+    async def _run() -> int:
+        return await Supervisor(config).run()
+
+    return asyncio.run(_run())
+
+
+def _locked(path: Path) -> int:
+    """The data folder is ours alone: the lock lives as long as the descriptor."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise StartRefused(f"another Keystile serves from {path.parent}; stop it, or set KEYSTILE_DATA_DIR") from error
+    return descriptor
+
+
+def _listeners(config: Config) -> list[socket.socket]:
+    """One listening socket a worker, on one port: the kernel spreads the connections."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            # Without SO_REUSEPORT, so that a port somebody else listens on shows.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((config.host, config.port))
+            port = probe.getsockname()[1]
+        return [_listener(family, config.host, port) for _ in range(config.workers)]
+    except OSError as error:
+        raise StartRefused(
+            f"cannot listen on {config.host}:{config.port}: {error.strerror}; set KEYSTILE_PORT or KEYSTILE_HOST"
+        ) from error
+
+
+def _listener(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((host, port))
+    listener.listen(_BACKLOG)
+    return listener
+
+
+def _emptied(folder: Path) -> None:
+    for left in folder.iterdir():
+        left.unlink()
