@@ -132,7 +132,7 @@ def _read(path: Path) -> bytes:
         ) from None
     except OSError as error:
         raise StartRefused(f"The root key {path} cannot be read: {error.strerror}.") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise StartRefused(f"The root key {path} is not a regular file.")
@@ -140,7 +140,9 @@ def _read(path: Path) -> bytes:
             raise StartRefused(f"The root key {path} belongs to another user. Run: chown {os.geteuid()} {path}")
         if status.st_mode & _OTHERS:
             raise StartRefused(f"The root key {path} can be read by others. Run: chmod 600 {path}")
-        return file.read(_LARGEST)
+        return os.read(descriptor, _LARGEST)
+    finally:
+        os.close(descriptor)
 
 
 def _printed(command: str) -> bytes:

@@ -5,7 +5,7 @@ A deleted connection takes its versions' sealed bytes with it. A destroyed versi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import msgspec
@@ -89,6 +89,23 @@ async def page(
         query = query.where(connections.c.created_by == created_by)
     query = query.order_by(connections.c.created_at.desc(), connections.c.id.desc()).limit(limit)
     return [_connection(row) for row in (await conn.execute(query)).mappings()]
+
+
+async def slugs(conn: AsyncConnection, ids: Collection[str]) -> dict[str, str]:
+    """The slugs of these ids; an id that is gone is not among them."""
+    found: dict[str, str] = {}
+    wanted = list(ids)
+    for start in range(0, len(wanted), _BATCH):
+        here = connections.c.id.in_(wanted[start : start + _BATCH])
+        rows = await conn.execute(sa.select(connections.c.id, connections.c.slug).where(here))
+        found |= {row.id: row.slug for row in rows}
+    return found
+
+
+async def made_by(conn: AsyncConnection, organization: str, key_id: str) -> tuple[str, ...]:
+    """The ids of the connections an API key made."""
+    here = (connections.c.organization == organization, connections.c.created_by == key_id)
+    return tuple((await conn.execute(sa.select(connections.c.id).where(*here))).scalars())
 
 
 async def published(conn: AsyncConnection, connection_id: str) -> Published | None:
