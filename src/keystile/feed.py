@@ -183,18 +183,19 @@ class FeedReader:
         self._offset = 0
 
     def read(self) -> tuple[bool, Iterator[Change]]:
-        """Everything new, at least to the word's generation. Never waits; raises FeedShort.
+        """Everything new, at least to the word as it stands now. Never waits; raises FeedShort.
 
         The first of the pair says that the changes are the whole configuration: fold them into an empty registry.
         `generation` moves when the iterator is exhausted; left early, the same changes come again.
         """
         # The second look is for a store of the word seen before the write it stands for.
-        found = self._continued() or self._whole() or self._continued() or self._whole()
+        due = self._word.cells[GENERATION]
+        found = self._continued(due) or self._whole(due) or self._continued(due) or self._whole(due)
         if found is None:
-            raise FeedShort(f"the feed ends before generation {self._word.cells[GENERATION]}")
+            raise FeedShort(f"the feed ends before generation {due}")
         return found
 
-    def _continued(self) -> tuple[bool, Iterator[Change]] | None:
+    def _continued(self, due: int) -> tuple[bool, Iterator[Change]] | None:
         if self._file is None:
             return None
         spans = [_scan(self._file, self._offset)]
@@ -205,14 +206,14 @@ class FeedReader:
                 return None
             spans.append(_scan(successor, offset))
         reached = max(self.generation, *(span.generation for span in spans))
-        return (False, self._deliver(spans)) if reached >= self._word.cells[GENERATION] else None
+        return (False, self._deliver(spans)) if reached >= due else None
 
-    def _whole(self) -> tuple[bool, Iterator[Change]] | None:
+    def _whole(self, due: int) -> tuple[bool, Iterator[Change]] | None:
         file = _open(self._path, self._node)
         if file is None or (self._file is not None and file.inode == self._file.inode):
             return None
         span = _scan(file, _HEADER.size)
-        return (True, self._deliver([span])) if span.generation >= self._word.cells[GENERATION] else None
+        return (True, self._deliver([span])) if span.generation >= due else None
 
     def _deliver(self, spans: list[_Span]) -> Iterator[Change]:
         for span in spans:
@@ -250,7 +251,6 @@ def _scan(file: _File, start: int) -> _Span:
 
 def _records(file: _File, offset: int) -> Iterator[tuple[int, int, bytes]]:
     """(offset behind it, generation, payload) of each whole record from `offset` on; a torn one is not there yet."""
-    descriptor = file.descriptor
     block, at = b"", 0
     while True:
         end = at + _RECORD.size
@@ -265,10 +265,10 @@ def _records(file: _File, offset: int) -> Iterator[tuple[int, int, bytes]]:
                 yield offset + at, generation, payload
                 continue
         offset, held, at = offset + at, len(block) - at, 0
-        wanted = min(max(_BLOCK, end - at), os.fstat(descriptor).st_size - offset)
+        wanted = min(max(_BLOCK, end - at), os.fstat(file.descriptor).st_size - offset)
         if wanted <= held:
             return
-        block = os.pread(descriptor, wanted, offset)
+        block = os.pread(file.descriptor, wanted, offset)
 
 
 def _record(generation: int, payload: bytes) -> bytes:

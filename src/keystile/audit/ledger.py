@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,6 +118,7 @@ class Ledger:
         organization: str,
         *,
         connection: str | None = None,
+        among: Collection[str] | None = None,
         trace: str | None = None,
         since: int | None = None,
         until: int | None = None,
@@ -126,13 +127,17 @@ class Ledger:
     ) -> tuple[list[Event], str | None]:
         """One page, newest first, and the cursor of the next one, if there is more.
 
-        `connection` is an id. Times are milliseconds; `since` is included, `until` is not. A cursor is an event's id,
+        `connection` is an id; `among` are ids too: of these connections alone, as many as one query has room for
+        (32,000). Times are milliseconds; `since` is included, `until` is not. A cursor is an event's id,
         and any text is safe here.
         """
         bounds = [("id < ?", cursor), ("connection = ?", connection), ("trace = ?", trace)]
         bounds.append(("id >= ?", None if since is None else first_id(since)))
         bounds.append(("id < ?", None if until is None else first_id(until)))
-        asked = [("organization = ?", organization), *((sql, value) for sql, value in bounds if value is not None)]
+        asked: list[tuple[str, tuple[object, ...]]] = [("organization = ?", (organization,))]
+        asked += [(sql, (value,)) for sql, value in bounds if value is not None]
+        if among is not None:
+            asked.append((f"connection IN ({', '.join('?' * len(among))})", tuple(among)))
         lines = await self._call(lambda: self._book.lines(asked, limit + 1))
         found = [decode(line) for line in lines[:limit]]
         return found, found[-1].id if len(lines) > limit else None
@@ -224,7 +229,8 @@ class _Book:
     def lines(self, asked: Sequence[tuple[str, object]], limit: int) -> list[bytes]:
         where = " AND ".join(sql for sql, _ in asked)
         query = f"SELECT line FROM event WHERE {where} ORDER BY id DESC LIMIT ?"  # noqa: S608 — constants only
-        return [line for (line,) in self._database.execute(query, [*(value for _, value in asked), limit])]
+        values = [value for _, values in asked for value in values]
+        return [line for (line,) in self._database.execute(query, [*values, limit])]
 
     def last_used(self, organization: str) -> dict[str, int]:
         return dict(self._database.execute("SELECT api_key, at FROM last_used WHERE organization = ?", (organization,)))
