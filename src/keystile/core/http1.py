@@ -48,7 +48,7 @@ _STATUS_LINE = re.compile(_STATUS)
 _PAIR = re.compile(rb"([^:]++):([^\r]*+)\r\n")  # for text that `_FIELDS` has accepted
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]++\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*+)(?::[0-9]*+)?+")
 # HTTP/0.9's one-word request, or a version that is none of ours: RFC 9110 15.6.6 has a status for these.
-_OTHER_VERSION = re.compile(rb"[A-Z-]++ [^ \r\n]++(?: HTTP/(?!1\.[01]\r)[0-9](?:\.[0-9])?+)?+\r\n")
+_OTHER_VERSION = re.compile(rb"[A-Z-]++ (?:/[^ \r\n]*+|[^ \r\n]++ HTTP/(?!1\.[01]\r)[0-9](?:\.[0-9])?+)\r\n")
 _STRAY = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)")
 
 _ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
