@@ -234,6 +234,23 @@ async def test_pages_hold_every_event_once_newest_first_under_every_filter(
                 assert found == expected
 
 
+async def test_a_page_among_some_connections_holds_theirs_only(ledger: Ledger, spool: Spool, made: Made) -> None:
+    events = [
+        made(number, organization=HOME, connection=("con1", "con2", "con3", None)[number % 4]) for number in range(40)
+    ]
+    for event in events:
+        spool.append(event)
+    await ledger.ingest()
+    expected = [event for event in events[::-1] if event.connection in {"con1", "con3"}]
+    first, cursor = await ledger.events(HOME, among={"con1", "con3", "absent"}, limit=15)
+    rest, none = await ledger.events(HOME, among={"con1", "con3", "absent"}, limit=15, cursor=cursor)
+    assert first + rest == expected
+    assert none is None
+    assert await ledger.events(HOME, among=()) == ([], None)
+    assert await ledger.events(HOME, connection="con2", among={"con1"}) == ([], None)
+    assert len((await ledger.events(HOME, connection="con1", among={"con1"}))[0]) == 10
+
+
 async def test_a_cursor_of_any_text_is_harmless(ledger: Ledger, spool: Spool, made: Made) -> None:
     spool.append(made(1, organization=HOME))
     await ledger.ingest()

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from heapq import nlargest
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -127,18 +129,15 @@ class Ledger:
     ) -> tuple[list[Event], str | None]:
         """One page, newest first, and the cursor of the next one, if there is more.
 
-        `connection` is an id; `among` are ids too: of these connections alone, as many as one query has room for
-        (32,000). Times are milliseconds; `since` is included, `until` is not. A cursor is an event's id,
-        and any text is safe here.
+        `connection` is an id; `among` are the ids of those that may be shown, `None` means all. Times are
+        milliseconds; `since` is included, `until` is not. A cursor is an event's id, and any text is safe here.
         """
-        bounds = [("id < ?", cursor), ("connection = ?", connection), ("trace = ?", trace)]
+        bounds = [("id < ?", cursor), ("trace = ?", trace)]
         bounds.append(("id >= ?", None if since is None else first_id(since)))
         bounds.append(("id < ?", None if until is None else first_id(until)))
-        asked: list[tuple[str, tuple[object, ...]]] = [("organization = ?", (organization,))]
-        asked += [(sql, (value,)) for sql, value in bounds if value is not None]
-        if among is not None:
-            asked.append((f"connection IN ({', '.join('?' * len(among))})", tuple(among)))
-        lines = await self._call(lambda: self._book.lines(asked, limit + 1))
+        asked = [("organization = ?", organization), *((sql, value) for sql, value in bounds if value is not None)]
+        shown = among if connection is None else {connection} if among is None else {connection}.intersection(among)
+        lines = await self._call(lambda: self._book.lines(asked, shown, limit + 1))
         found = [decode(line) for line in lines[:limit]]
         return found, found[-1].id if len(lines) > limit else None
 
@@ -226,11 +225,17 @@ class _Book:
         self._places = {serial: at for serial, at in (self._places | places).items() if serial not in gone}
         self._taken += len(rows)
 
-    def lines(self, asked: Sequence[tuple[str, object]], limit: int) -> list[bytes]:
+    def lines(self, asked: Sequence[tuple[str, str]], among: Collection[str] | None, limit: int) -> list[bytes]:
+        if among is None:
+            return [line for _, line in self._newest(asked, limit)]
+        # One walk of the index for each connection: it never reads more than a page, whatever else is in the trail.
+        each = (self._newest([*asked, ("connection = ?", connection)], limit) for connection in among)
+        return [line for _, line in nlargest(limit, chain.from_iterable(each))]
+
+    def _newest(self, asked: Sequence[tuple[str, str]], limit: int) -> Iterator[tuple[str, bytes]]:
         where = " AND ".join(sql for sql, _ in asked)
-        query = f"SELECT line FROM event WHERE {where} ORDER BY id DESC LIMIT ?"  # noqa: S608 — constants only
-        values = [value for _, values in asked for value in values]
-        return [line for (line,) in self._database.execute(query, [*values, limit])]
+        query = f"SELECT id, line FROM event WHERE {where} ORDER BY id DESC LIMIT ?"  # noqa: S608 — constants only
+        return self._database.execute(query, [*(value for _, value in asked), limit])
 
     def last_used(self, organization: str) -> dict[str, int]:
         return dict(self._database.execute("SELECT api_key, at FROM last_used WHERE organization = ?", (organization,)))
