@@ -15,6 +15,9 @@ import msgspec
 from keystile.config import Config
 from keystile.model import Secret
 
+REFUSED = 78
+"""Exit code of a process that must not start as things are (sysexits' EX_CONFIG): it is not started again."""
+
 _LENGTH = struct.Struct("<I")
 
 

@@ -18,20 +18,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from keystile.config import Config
 from keystile.errors import StartRefused
 from keystile.feed import Word
 from keystile.greeting import text
 from keystile.initialise import First, initialise
-from keystile.log import configure, get_logger
-from keystile.node import Boot, Folders, send
+from keystile.log import configure
+from keystile.node import REFUSED, Boot, Folders, send
 
 _BACKLOG = 2048
 _STEADY_SECONDS = 5.0
 _PATIENCE_SECONDS = 5.0
-_REFUSED = 78
-"""sysexits' EX_CONFIG: a control process that must not start."""
 
 
 class Child:
@@ -85,7 +84,7 @@ class Supervisor:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._folders = Folders(config.data_dir)
-        self._log = get_logger("supervisor")
+        self._log = structlog.get_logger(__name__)
         self._stop = asyncio.Event()
         self._code = 0
         self._started = time.time_ns()
@@ -149,8 +148,8 @@ class Supervisor:
             word.cells[cell] = 0
             if self._stop.is_set():
                 return
-            if code == _REFUSED and not served:
-                self._code = _REFUSED
+            if code == REFUSED and not served:
+                self._code = REFUSED
                 self._stop.set()
                 return
             delay = 0.0 if time.monotonic() - began > _STEADY_SECONDS else min(delay * 2 + 0.05, 2.0)
@@ -178,7 +177,8 @@ class Supervisor:
 
 def run(config: Config) -> int:
     """Serve; returns the exit code. Raises StartRefused, whose message says what to do."""
-    configure(config.log_format)
+    configure(config.log_format, "supervisor")
+    os.umask(0o077)
 
     async def _run() -> int:
         return await Supervisor(config).run()
