@@ -1,0 +1,283 @@
+"""The REST API: every route in one table, and the ASGI application that serves it.
+
+What happens to a request, in order: outside /api/v1 → 404; one of `PUBLIC` → answered; no valid key → 401, whatever the
+path; then the router (404, 405), the body limit (413), query and body as typed values (400, 415), and the route.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+from litestar import Litestar, Request, Response
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
+
+from keystile.api import check, client_config, connections, credentials, events, keys, openapi, page
+from keystile.api.answers import Reply, failure, refused, success
+from keystile.api.call import Call, read_body, read_query
+from keystile.api.gate import admitted
+from keystile.api.house import House
+from keystile.api.route import Route
+from keystile.api.shapes import (
+    CheckConnection,
+    ClientConfigQuery,
+    CreateConnection,
+    CreateKey,
+    EventQuery,
+    Paging,
+    PatchConnection,
+    RotateCredential,
+)
+from keystile.api.views import CheckView, ClientConfigView, ConnectionView, EventView, KeyView, NewKeyView, VersionView
+
+BASE = "/api/v1"
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="POST",
+        path="/connections",
+        handler=connections.create_connection,
+        tag="connections",
+        summary="Create a connection",
+        body=CreateConnection,
+        answer=ConnectionView,
+        status=201,
+        tagged=True,
+        errors=(409,),
+    ),
+    Route(
+        method="GET",
+        path="/connections",
+        handler=connections.list_connections,
+        tag="connections",
+        summary="List connections",
+        query=Paging,
+        answer=ConnectionView,
+        paged=True,
+    ),
+    Route(
+        method="GET",
+        path="/connections/{slug}",
+        handler=connections.show_connection,
+        tag="connections",
+        summary="Show a connection",
+        answer=ConnectionView,
+        tagged=True,
+    ),
+    Route(
+        method="PATCH",
+        path="/connections/{slug}",
+        handler=connections.patch_connection,
+        tag="connections",
+        summary="Change a connection",
+        body=PatchConnection,
+        answer=ConnectionView,
+        tagged=True,
+        conditional=True,
+        errors=(409,),
+    ),
+    Route(
+        method="DELETE",
+        path="/connections/{slug}",
+        handler=connections.delete_connection,
+        tag="connections",
+        summary="Delete a connection",
+        status=204,
+        conditional=True,
+    ),
+    Route(
+        method="POST",
+        path="/connections/{slug}/rotate",
+        handler=credentials.rotate_credential,
+        tag="credentials",
+        summary="Rotate the credential",
+        body=RotateCredential,
+        answer=ConnectionView,
+        tagged=True,
+        conditional=True,
+        errors=(409,),
+    ),
+    Route(
+        method="GET",
+        path="/connections/{slug}/versions",
+        handler=credentials.list_versions,
+        tag="credentials",
+        summary="List the versions of the credential",
+        query=Paging,
+        answer=VersionView,
+        paged=True,
+    ),
+    Route(
+        method="POST",
+        path="/connections/{slug}/versions/{version}/activate",
+        handler=credentials.activate_version,
+        tag="credentials",
+        summary="Roll back or forward to a version",
+        answer=ConnectionView,
+        tagged=True,
+        conditional=True,
+        errors=(409,),
+    ),
+    Route(
+        method="DELETE",
+        path="/connections/{slug}/versions/{version}",
+        handler=credentials.destroy_version,
+        tag="credentials",
+        summary="Destroy a version that is not active",
+        status=204,
+        conditional=True,
+        errors=(409,),
+    ),
+    Route(
+        method="POST",
+        path="/connections/{slug}/check",
+        handler=check.check_connection,
+        tag="connections",
+        summary="Probe the upstream",
+        body=CheckConnection,
+        body_optional=True,
+        answer=CheckView,
+    ),
+    Route(
+        method="GET",
+        path="/connections/{slug}/client-config",
+        handler=client_config.show_client_config,
+        tag="connections",
+        summary="Show what to paste into an MCP client",
+        query=ClientConfigQuery,
+        answer=ClientConfigView,
+    ),
+    Route(
+        method="POST",
+        path="/keys",
+        handler=keys.create_key,
+        tag="keys",
+        summary="Create an API key",
+        body=CreateKey,
+        answer=NewKeyView,
+        status=201,
+    ),
+    Route(
+        method="GET",
+        path="/keys",
+        handler=keys.list_keys,
+        tag="keys",
+        summary="List API keys",
+        query=Paging,
+        answer=KeyView,
+        paged=True,
+    ),
+    Route(
+        method="DELETE",
+        path="/keys/{id}",
+        handler=keys.revoke_key,
+        tag="keys",
+        summary="Revoke an API key",
+        status=204,
+    ),
+    Route(
+        method="GET",
+        path="/events",
+        handler=events.list_events,
+        tag="events",
+        summary="Read the trail, newest first",
+        query=EventQuery,
+        answer=EventView,
+        paged=True,
+    ),
+)
+
+
+def application(house: House) -> ASGIApp:
+    """The ASGI application over what the control process owns."""
+    document = openapi.document(ROUTES, BASE)
+    public = {
+        f"{BASE}/openapi.json": Reply(200, {"content-type": "application/json"}, msgspec.json.encode(document)),
+        f"{BASE}/docs": page.reply(document),
+    }
+    router = routed(house, ROUTES, BASE)
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await router(scope, receive, send)
+            return
+        path, method = scope["path"], scope["method"]
+        if path in public and method == "GET":
+            await write(send, public[path])
+        elif path != BASE and not path.startswith(f"{BASE}/"):
+            await write(send, refused(404, "missing", "There is nothing at this path.", {}))
+        else:
+            try:
+                scope["state"]["caller"] = await admitted(house, method, scope["headers"])
+            except Exception as error:  # noqa: BLE001 — the border: whatever it is becomes a failure body
+                await write(send, failure(error))
+            else:
+                await router(scope, receive, send)
+
+    return serve
+
+
+def routed(house: House, routes: tuple[Route, ...], base: str) -> Litestar:
+    """A router over a route table. Each request's scope carries its `Caller` already."""
+    return Litestar(
+        [_handler(house, route, base) for route in routes],
+        exception_handlers={Exception: _failed},
+        openapi_config=None,
+        logging_config=None,
+        request_max_body_size=house.config.limits.api_body_bytes,
+    )
+
+
+def _handler(house: House, route: Route, base: str) -> HTTPRouteHandler:
+    async def answer(request: Request[Any, Any, Any]) -> Response[bytes]:
+        call = Call(
+            house=house,
+            caller=request.scope["state"]["caller"],
+            body=await _body(request, route),
+            query=read_query(parse_qsl(request.scope["query_string"].decode("latin-1"), True), route.query),
+            path=request.path_params,
+            base_url=_base_url(house, request.scope),
+            if_match=request.headers.get("if-match"),
+        )
+        return _response(success(await route.handler(call), route.status))
+
+    path = base + route.path.replace("}", ":str}")
+    # 200 satisfies the router's own checks; every response carries its row's status.
+    return HTTPRouteHandler(path, http_method=route.method, status_code=200, name=route.name)(answer)
+
+
+async def _body(request: Request[Any, Any, Any], route: Route) -> msgspec.Struct | None:
+    raw = await request.body()
+    if route.body is None:
+        return None
+    headers = request.headers
+    return read_body(
+        raw, headers.get("content-type"), headers.get("content-encoding"), route.body, optional=route.body_optional
+    )
+
+
+def _base_url(house: House, scope: HTTPScope) -> str:
+    """How clients reach this gateway: as configured, else as this request did (workers write X-Forwarded-*)."""
+    if house.config.public_url:
+        return house.config.public_url.rstrip("/")
+    fields = {name: value.decode("latin-1") for name, value in scope["headers"]}
+    host = fields.get(b"x-forwarded-host") or f"{house.config.host}:{house.config.port}"
+    return f"{fields.get(b'x-forwarded-proto', 'http')}://{host}"
+
+
+def _failed(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    return _response(failure(error))
+
+
+def _response(reply: Reply) -> Response[bytes]:
+    return Response(reply.body, status_code=reply.status, headers=reply.headers, media_type="application/json")
+
+
+async def write(send: Send, reply: Reply) -> None:
+    """Send a reply without the router."""
+    fields = [(name.encode("ascii"), value.encode("latin-1")) for name, value in reply.headers.items()]
+    fields.append((b"content-length", str(len(reply.body)).encode("ascii")))
+    await send({"type": "http.response.start", "status": reply.status, "headers": fields})
+    await send({"type": "http.response.body", "body": reply.body, "more_body": False})

@@ -1,0 +1,76 @@
+"""The trail: one event for every exchange, newest first, visible within a second."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from keystile.api.answers import Answer
+from keystile.api.call import Call
+from keystile.api.shapes import EventQuery
+from keystile.api.times import milliseconds, moment
+from keystile.api.views import EventView
+from keystile.audit.event import Event
+from keystile.errors import Invalid, Missing
+from keystile.store import connections
+
+_CURSOR = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_metadata = msgspec.json.Decoder(dict[str, str | int | float | bool | None])
+
+
+async def list_events(call: Call[None, EventQuery]) -> Answer:
+    """Read events, newest first. A developer reads those of the connections it made."""
+    query, caller = call.query, call.caller
+    if query.cursor is not None and not _CURSOR.fullmatch(query.cursor):
+        raise Invalid("`cursor` is not one that a page of this list gave.", "cursor_invalid", field="cursor")
+    connection = None
+    among = None
+    async with call.house.database.read() as conn:
+        if query.connection is not None:
+            connection = await connections.find(conn, caller.organization, query.connection)
+            if connection is None or not caller.sees(connection):
+                raise Missing("Your organization has no connection of this slug.")
+        elif caller.own_only:
+            among = await connections.made_by(conn, caller.organization, caller.key.id)
+    rows, cursor = await call.house.ledger.events(
+        caller.organization,
+        connection=None if connection is None else connection.id,
+        among=among,
+        trace=query.trace_id,
+        since=None if query.since is None else max(0, milliseconds(query.since)),
+        until=None if query.until is None else max(0, milliseconds(query.until)),
+        limit=query.limit,
+        cursor=query.cursor,
+    )
+    return Answer(data=[view(row) for row in rows], paged=True, cursor=cursor)
+
+
+def view(row: Event) -> EventView:
+    """What the API shows of an event: all of it."""
+    return EventView(
+        id=row.id,
+        time=moment(row.at),
+        connection=row.slug,
+        connection_id=row.connection,
+        key_id=row.key,
+        user=row.user,
+        trace_id=row.trace,
+        metadata=None if row.metadata is None else _metadata.decode(row.metadata),
+        address=row.address,
+        http_method=row.http_method,
+        rpc_method=row.rpc_method,
+        name=row.name,
+        protocol_version=row.protocol,
+        outcome=row.outcome,
+        refusal=row.refusal,
+        credential_version=row.credential_version,
+        status=row.status,
+        upstream_status=row.upstream_status,
+        bytes_in=row.bytes_in,
+        bytes_out=row.bytes_out,
+        total_ms=row.total_ms,
+        first_byte_ms=row.first_byte_ms,
+        gateway_ms=row.gateway_ms,
+        redacted=row.redacted,
+    )
