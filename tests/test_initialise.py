@@ -90,6 +90,28 @@ async def test_a_bootstrap_key_is_ignored_once_data_exists(tmp_path: Path) -> No
     assert await stored(tmp_path, apikey.digest(later.encode())) is None
 
 
+async def test_data_without_its_root_key_refuses_the_start_and_gets_no_new_one(tmp_path: Path) -> None:
+    await initialise(Config(data_dir=str(tmp_path)))
+    root = tmp_path / "root.key"
+    right = root.read_bytes()
+    root.write_bytes(base64.b64encode(os.urandom(32)))
+    with pytest.raises(StartRefused, match="This is not the root key of this database"):
+        await initialise(Config(data_dir=str(tmp_path)))
+    root.write_bytes(right[:20])
+    with pytest.raises(StartRefused, match="not 32"):
+        await initialise(Config(data_dir=str(tmp_path)))
+    root.unlink()
+    with pytest.raises(StartRefused, match="The root key is missing"):
+        await initialise(Config(data_dir=str(tmp_path)))
+    assert not root.exists()
+
+
+async def test_a_data_folder_that_is_a_file_refuses_the_start(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    with pytest.raises(StartRefused, match="cannot be used"):
+        await initialise(Config(data_dir=str(tmp_path / "data")))
+
+
 async def test_no_root_key_file_is_made_beside_a_configured_source(tmp_path: Path) -> None:
     root = base64.b64encode(os.urandom(32)).decode()
     assert await initialise(Config(data_dir=str(tmp_path), root_key=root)) is not None

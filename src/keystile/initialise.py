@@ -1,7 +1,7 @@
 """An empty data folder becomes an installation: root key, schema, organization `default`, first admin key.
 
-Guarantees: what holds data is left as it is, but for its schema; an interrupted run can be run again; a root key is
-made only where nothing is sealed yet.
+Guarantees: what holds data is left as it is, but for its schema, and its root key is seen to be the right one before
+anything starts; an interrupted run can be run again; a root key is made only where nothing is sealed yet.
 """
 
 from __future__ import annotations
@@ -34,14 +34,19 @@ class First(msgspec.Struct, frozen=True, kw_only=True):
 async def initialise(config: Config) -> First | None:
     """Make what is missing; None when there is data already. Raises StartRefused with one clear line."""
     folders = Folders(config.data_dir)
-    folders.make()
+    try:
+        folders.make()
+    except OSError as error:
+        raise StartRefused(f"The data folder {folders.data} cannot be used: {error.strerror}.") from error
     database = Database(sqlite(folders.database))
     try:
         await database.migrate()
         async with database.read() as connection:
-            if await organizations.every(connection):
-                return None
+            founded = bool(await organizations.every(connection))
             sealed = await data_keys.anything_sealed(connection)
+        if founded:
+            await Vault.open(database, keys.root_key(config, folders))
+            return None
         key = _first_key(config)
         # A root key file that is there already is used: a run was interrupted, and at most the canary is under it.
         if not (sealed or keys.configured(config) or folders.root_key.exists()):

@@ -18,6 +18,7 @@ from typing import Protocol
 
 import sqlalchemy as sa
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from keystile.errors import Unavailable
@@ -108,8 +109,8 @@ class Publisher:
         """Put a fresh snapshot in place of a feed that has grown. Failing harms nothing: the old feed is whole."""
         try:
             await self.start()
-        except OSError as error:
-            _log.warning("the feed could not be rewritten", reason=error.strerror)
+        except (OSError, SQLAlchemyError) as error:
+            _log.warning("the feed could not be rewritten", reason=type(error).__name__)
 
     def _everything(self, connection: sa.Connection) -> Iterator[Change]:
         yield from self._vault.data_keys(self._node_key.reveal())

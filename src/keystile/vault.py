@@ -81,8 +81,7 @@ class Vault:
         """
         if connection.auth_type is AuthType.NONE:
             raise Conflict("A connection of auth type none has no credential.", "no_credential")
-        earlier = await connections.versions(tx.connection, connection.id)
-        number = earlier[0].version + 1 if earlier else 1
+        number = await connections.newest_version(tx.connection, connection.id) + 1
         term = self._ring.newest(connection.organization)
         origin = _origin(connection)
         binding = credential_binding(connection, number, origin)
@@ -99,7 +98,7 @@ class Vault:
             created_by=actor,
         )
         await connections.insert_version(tx.connection, connection.organization, version)
-        rotated_at = now if earlier else connection.rotated_at
+        rotated_at = now if number > 1 else None
         changed = msgspec.structs.replace(connection, active_version=number, rotated_at=rotated_at, updated_at=now)
         return await _write(tx, changed, sealed)
 

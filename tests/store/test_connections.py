@@ -150,6 +150,8 @@ async def test_a_destroyed_version_keeps_its_number_and_loses_its_bytes(database
         assert await connections.versions(conn, FULL.id) == [version(2), destroyed]
         assert await connections.version(conn, FULL.id, 1) == destroyed
         assert await connections.version(conn, FULL.id, 3) is None
+        assert await connections.newest_version(conn, FULL.id) == 2
+        assert await connections.newest_version(conn, PLAIN.id) == 0
     await database.close()
     with sqlite3.connect(tmp_path / "keystile.db") as file:
         assert file.execute("SELECT count(*) FROM credential_versions").fetchone() == (2,)

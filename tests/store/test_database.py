@@ -54,11 +54,19 @@ async def test_an_interrupted_migration_leaves_nothing(tmp_path: Path) -> None:
     database = Database(sqlite(tmp_path / "keystile.db"))
     with sqlite3.connect(tmp_path / "keystile.db") as file:
         file.execute("CREATE TABLE meta (name TEXT)")  # the last table of the first migration is in the way
-    with pytest.raises(Exception, match="meta"):
+    with pytest.raises(StartRefused, match="meta already exists"):
         await database.migrate()
     await database.close()
     with sqlite3.connect(tmp_path / "keystile.db") as file:
         assert file.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall() == [("meta",)]
+
+
+async def test_a_file_that_is_no_database_refuses_the_start(tmp_path: Path) -> None:
+    (tmp_path / "keystile.db").write_bytes(b"anything but a database" * 100)
+    database = Database(sqlite(tmp_path / "keystile.db"))
+    with pytest.raises(StartRefused, match="cannot be used: file is not a database"):
+        await database.migrate()
+    await database.close()
 
 
 @pytest.mark.parametrize("folder", ["plain", "per%cent", "what?", "a#b", "dé jà"])

@@ -135,6 +135,13 @@ async def version(conn: AsyncConnection, connection_id: str, number: int) -> Cre
     return None if row is None else _version(row)
 
 
+async def newest_version(conn: AsyncConnection, connection_id: str) -> int:
+    """The highest number its versions have, destroyed ones too; 0 when it never had a credential."""
+    query = sa.select(sa.func.max(credential_versions.c.version))
+    found = await conn.execute(query.where(credential_versions.c.connection == connection_id))
+    return found.scalar_one() or 0
+
+
 async def insert_version(conn: AsyncConnection, organization: str, version: CredentialVersion) -> None:
     """Add one."""
     await conn.execute(

@@ -16,6 +16,7 @@ from alembic import command
 from alembic.config import Config as AlembicConfig
 from alembic.util.exc import CommandError
 from sqlalchemy import URL, Connection, event, make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncTransaction, create_async_engine
 
 from keystile.errors import StartRefused
@@ -51,14 +52,16 @@ class Database:
         return f"<Database {self._url.render_as_string(hide_password=True)}>"
 
     async def migrate(self) -> None:
-        """Bring the schema to this program's; raises StartRefused when a newer program wrote it."""
-        async with self.write() as connection:
-            try:
+        """Bring the schema to this program's; raises StartRefused when a newer one wrote it, or it cannot be used."""
+        try:
+            async with self.write() as connection:
                 await connection.run_sync(_upgrade)
-            except CommandError as error:
-                raise StartRefused(
-                    f"The database's schema is not one this version of Keystile knows ({error}). Start a newer one."
-                ) from error
+        except CommandError as error:
+            raise StartRefused(
+                f"The database's schema is not one this version of Keystile knows ({error}). Start a newer one."
+            ) from error
+        except DBAPIError as error:
+            raise StartRefused(f"{self!r} cannot be used: {error.orig}.") from error
 
     async def close(self) -> None:
         """Close every connection."""
@@ -105,9 +108,13 @@ async def _to_the_end(transaction: AsyncTransaction, after_commit: Callable[[], 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # the driver begins nothing by itself; _begin_sqlite does
     cursor = connection.cursor()
-    for pragma in _PRAGMAS:
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+    try:
+        for pragma in _PRAGMAS:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+    except BaseException:
+        connection.close()  # the pool does not know of it yet, and its thread would outlive the loop
+        raise
 
 
 def _begin_sqlite(connection: Connection) -> None:
