@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import base64
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from keystile import keys, mint
 from keystile.config import Config
@@ -13,8 +16,8 @@ from keystile.errors import StartRefused
 from keystile.initialise import initialise
 from keystile.model import ApiKey, Role
 from keystile.node import Folders
+from keystile.store import data_keys, organizations
 from keystile.store import keys as stored_keys
-from keystile.store import organizations
 from keystile.store.database import Database, sqlite
 from keystile.vault import Vault
 
@@ -148,20 +151,26 @@ async def test_a_database_with_a_canary_never_gets_a_new_root_key(tmp_path: Path
     assert not (tmp_path / "root.key").exists()
 
 
-async def test_an_interrupted_founding_leaves_no_half_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(stored_keys, "insert", broken)  # the last step of the transaction: the disk is full, say
-        with pytest.raises(OSError, match="made-up"):
-            await initialise(Config(data_dir=str(tmp_path)))
+async def test_an_interrupted_founding_leaves_no_half_of_it(tmp_path: Path) -> None:
+    config = Config(data_dir=str(tmp_path))
+    keys.make_root_key_file(tmp_path / "root.key")
+    await with_canary(config)
+    # The last step of the transaction fails, as on a full disk.
+    execute(tmp_path, "CREATE TRIGGER full BEFORE INSERT ON api_keys BEGIN SELECT RAISE(ABORT, 'made-up'); END")
+    with pytest.raises(DBAPIError, match="made-up"):
+        await initialise(config)
     database = Database(sqlite(tmp_path / "keystile.db"))
     async with database.read() as conn:
         assert await organizations.every(conn) == []
+        assert await data_keys.every(conn) == []
     await database.close()
-    assert await initialise(Config(data_dir=str(tmp_path))) is not None
+    execute(tmp_path, "DROP TRIGGER full")
+    assert await initialise(config) is not None
 
 
-async def broken(*_: object) -> None:
-    raise OSError("made-up failure")
+def execute(data: Path, statement: str) -> None:
+    with closing(sqlite3.connect(data / "keystile.db")) as file:
+        file.execute(statement)
 
 
 async def with_canary(config: Config) -> None:
