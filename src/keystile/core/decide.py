@@ -24,14 +24,22 @@ from keystile.errors import REFUSALS, Refusal, Unreadable
 from keystile.model import ApiKey, Connection
 
 STATELESS_SINCE = b"2026-07-28"
-"""The first protocol version without sessions; versions are dates and order as text."""
+"""The first protocol version without sessions. Versions are dates and order as text; what is no date is none."""
 
 METHODS = (b"POST", b"GET", b"DELETE")
+
+_PLAIN_CONNECTION = frozenset((b"keep-alive", b"close"))
 
 _ENDPOINT = re.compile(rb"/v1/mcp/([a-z0-9][a-z0-9_-]{2,63})((?:/.*)?)", re.DOTALL)
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
 _ORIGIN = re.compile(rb"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
-_JSON = re.compile(rb"application/json[ \t]*(?:;.*)?", re.IGNORECASE | re.DOTALL)
+# Other charsets are refused: servers obey them (UTF-7 too), and would read another message than the one judged here.
+_JSON = re.compile(
+    rb"application/json(?:[ \t]*+;[ \t]*+(?:charset=(?:utf-8|\"utf-8\")|(?!charset)[\w.+-]++=[\w.+-]++)?+)*+[ \t]*+",
+    re.IGNORECASE,
+)
+_DATE = re.compile(rb"\d{4}-\d{2}-\d{2}")
+_KEY_IN_NAME = re.compile(rb"ks_[0-9a-z]{49}[^:\r]*+: ")  # header names have lost their case by now
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -63,7 +71,10 @@ class Turned(msgspec.Struct, frozen=True, gc=False):
 
 
 class Admitted(msgspec.Struct, frozen=True, gc=False):
-    """Evidence that this head may call this endpoint. `session` is the verified upstream session id."""
+    """Evidence that this head may call this endpoint. `session` is the verified upstream session id.
+
+    Its `repr` shows no field of the head: the caller's key is among them.
+    """
 
     head: RequestHead
     fields: dict[bytes, bytes]
@@ -73,6 +84,9 @@ class Admitted(msgspec.Struct, frozen=True, gc=False):
     holder: Holder
     session: bytes | None
     stateless: bool
+
+    def __repr__(self) -> str:
+        return f"<Admitted key={self.key.id} {self.endpoint!r}>"
 
 
 class Forward(msgspec.Struct, frozen=True, gc=False):
@@ -118,7 +132,7 @@ def admissible(fields: dict[bytes, bytes], shape: Shape) -> Refusal | None:
 
 def admit(head: RequestHead, slug: bytes, registry: Registry, shape: Shape, now: int) -> Admitted | Turned:
     """Judge the head, before a body byte is kept."""
-    fields = dict(head.fields)
+    fields = head.named
     name = slug.decode("ascii")
     refused = _judge_shape(head, fields, shape)
     if refused is not None:
@@ -126,7 +140,10 @@ def admit(head: RequestHead, slug: bytes, registry: Registry, shape: Shape, now:
     key = authorize(fields, registry, now)
     if isinstance(key, Refusal):
         return Turned(key, registry.endpoint_named(name))
-    endpoint = registry.endpoint(key.organization, name)
+    try:
+        endpoint = registry.endpoint(key.organization, name)
+    except Unreadable:
+        return Turned(REFUSALS["credential_unreadable"], registry.endpoint_named(name), key)
     if endpoint is None:
         return Turned(REFUSALS["connection_unknown"], key=key)
     connection = endpoint.connection
@@ -137,7 +154,11 @@ def admit(head: RequestHead, slug: bytes, registry: Registry, shape: Shape, now:
     if isinstance(context, Refusal):
         return Turned(context, connection, key)
     holder = Holder(registry.ring, key.organization, connection.id, key.id, endpoint.target.origin)
-    stateless = fields.get(b"mcp-protocol-version", b"") >= STATELESS_SINCE
+    version = fields.get(b"mcp-protocol-version", b"")
+    dated = _DATE.fullmatch(version) is not None
+    if not dated and contains_key(version):
+        return Turned(REFUSALS["key_repeated"], connection, key, context)  # the trail holds the version
+    stateless = dated and version >= STATELESS_SINCE
     session = None
     if not stateless:
         wrapped = fields.get(b"mcp-session-id")
@@ -173,7 +194,7 @@ def decide(admitted: Admitted, body: bytes, registry: Registry) -> Forward | Tur
     lines = _lines(admitted, body)
     request_id = operations[0].id if len(operations) == 1 and operations[0].kind == "request" else None
     block = b"\r\n".join(lines)
-    if contains_key(block) or contains_key(body):
+    if _repeats_key(block, body, operations):
         # Nothing of the message is recorded here: a name that holds a key would put it into the trail.
         return _turned(admitted, REFUSALS["key_repeated"], (), request_id)
     endpoint = admitted.endpoint
@@ -195,14 +216,28 @@ def decide(admitted: Admitted, body: bytes, registry: Registry) -> Forward | Tur
 def _lines(admitted: Admitted, body: bytes) -> list[bytes]:
     endpoint = admitted.endpoint
     replaced = endpoint.replaced
-    if admitted.fields.get(b"connection", b"keep-alive").lower() not in {b"keep-alive", b"close"}:
-        replaced = replaced | named_by_connection(admitted.head.fields)
-    lines = passing(admitted.head.fields, endpoint.forward, replaced, stateless=admitted.stateless)
+    fields = admitted.head.fields
+    said = admitted.fields.get(b"connection")
+    if said is not None and (said.lower() not in _PLAIN_CONNECTION or len(fields) != len(admitted.fields)):
+        replaced = replaced | named_by_connection(fields)
+    lines = passing(fields, endpoint.forward, replaced, stateless=admitted.stateless)
     if admitted.session is not None:
         lines.append(b"mcp-session-id: " + admitted.session)
     if admitted.head.method == b"POST":
         lines.append(b"content-length: %d" % len(body))
     return lines
+
+
+def _repeats_key(block: bytes, body: bytes, operations: tuple[Operation, ...]) -> bool:
+    """Whether a key stands in what would go upstream, or, spelt with JSON escapes, in what would be recorded."""
+    if contains_key(body) or (b"ks_" in block and (contains_key(block) or _KEY_IN_NAME.search(block))):
+        return True
+    return b"\\u" in body and any(
+        contains_key(text.encode())
+        for operation in operations
+        for text in (operation.method, operation.name, operation.version)
+        if text is not None
+    )
 
 
 def _turned(

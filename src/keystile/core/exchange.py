@@ -5,10 +5,10 @@ The table runs (`after`), is tested for completeness, and prints itself (`python
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 
-class State(Enum):
+class State(StrEnum):
     """Where an exchange stands."""
 
     READING = "reading"  # admitted; the request body is arriving
@@ -21,7 +21,7 @@ class State(Enum):
     CLIENT_LEFT = "client_left"
 
 
-class Step(Enum):
+class Step(StrEnum):
     """What happens to it."""
 
     DIAL = "dial"

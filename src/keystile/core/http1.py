@@ -48,7 +48,7 @@ _STATUS_LINE = re.compile(_STATUS)
 _PAIR = re.compile(rb"([^:]++):([^\r]*+)\r\n")  # for text that `_FIELDS` has accepted
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]++\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*+)(?::[0-9]*+)?+")
 # HTTP/0.9's one-word request, or a version that is none of ours: RFC 9110 15.6.6 has a status for these.
-_OTHER_VERSION = re.compile(rb"[A-Z-]++ (?:/[^ \r\n]*+|[^ \r\n]++ HTTP/(?!1\.[01]\r)[0-9](?:\.[0-9])?+)\r\n")
+_OTHER_VERSION = re.compile(rb"[A-Z-]++ (?:/[!-~]*+|[!-~]++ HTTP/(?!1\.[01]\r)[0-9](?:\.[0-9])?+)\r\n")
 _STRAY = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)")
 
 _ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
@@ -59,12 +59,16 @@ Fields = tuple[tuple[bytes, bytes], ...]
 
 
 class RequestHead(msgspec.Struct, frozen=True, gc=False):
-    """An accepted request head. At most one of `length` and `chunked` says anything; neither means no body."""
+    """An accepted request head. At most one of `length` and `chunked` says anything; neither means no body.
+
+    `named` has each name once; the values of a field that came more than once are joined by commas (RFC 9110 5.3).
+    """
 
     method: bytes
     target: bytes
     minor: int
     fields: Fields
+    named: dict[bytes, bytes]
     length: int | None
     chunked: bool
     keep_alive: bool
@@ -80,6 +84,7 @@ class AnswerHead(msgspec.Struct, frozen=True, gc=False):
     status: int
     minor: int
     fields: Fields
+    named: dict[bytes, bytes]
     length: int | None
     chunked: bool
     keep_alive: bool
@@ -118,7 +123,7 @@ def read_request(
         return _MALFORMED
     keep = _keeps(one.get(b"connection"), modern=modern)
     length, chunked = body
-    head = RequestHead(method, target, int(modern), fields, length, chunked, keep, expects is not None)
+    head = RequestHead(method, target, int(modern), fields, one, length, chunked, keep, expects is not None)
     return head, found.end()
 
 
@@ -151,7 +156,7 @@ def read_answer(
         length, chunked = 0, False
     elif length is None and not chunked:
         keep = False
-    return AnswerHead(status, int(modern), fields, length, chunked, keep), found.end()
+    return AnswerHead(status, int(modern), fields, one, length, chunked, keep), found.end()
 
 
 def _incomplete(buffer: bytes | bytearray, searched: int) -> bool:

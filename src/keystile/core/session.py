@@ -22,19 +22,17 @@ _VISIBLE = re.compile(rb"[\x21-\x7e]+")
 class Holder:
     """Whose session it is."""
 
-    __slots__ = ("_bound", "_organization", "_ring")
+    __slots__ = ("_owner", "_ring")
 
     def __init__(self, ring: KeyRing, organization: str, connection: str, caller: str, origin: str) -> None:
         self._ring = ring
-        self._organization = organization
-        parts = (organization, connection, caller, origin)
-        self._bound = b"".join(b"%d:%b" % (len(part), part) for part in (text.encode() for text in parts))
+        self._owner = (organization, connection, caller, origin)
 
     def sign(self, upstream_id: bytes) -> bytes | None:
         """What the client gets; None when the id is not visible ASCII, which the specification asks for."""
         if not _VISIBLE.fullmatch(upstream_id):
             return None
-        term = self._ring.newest(self._organization)
+        term = self._ring.newest(self._owner[0])
         return b"%d.%b.%b" % (term, self._mac(term, upstream_id), upstream_id)
 
     def verify(self, wrapped: bytes) -> bytes | None:
@@ -50,5 +48,6 @@ class Holder:
         return upstream_id if hmac.compare_digest(mac, expected) else None
 
     def _mac(self, term: int, upstream_id: bytes) -> bytes:
-        key = self._ring.session_key(self._organization, term)
-        return base64.urlsafe_b64encode(hmac.digest(key, self._bound + upstream_id, "sha256"))[:43]
+        key = self._ring.session_key(self._owner[0], term)
+        bound = b"".join([b"%d:%b" % (len(part), part) for part in (text.encode() for text in self._owner)])
+        return base64.urlsafe_b64encode(hmac.digest(key, bound + upstream_id, "sha256"))[:43]

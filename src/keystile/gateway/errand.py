@@ -114,7 +114,7 @@ class Errand:
     def _send(self, upstream: Upstream, body: bytes) -> None:
         self._upstream = upstream
         client = self._client
-        forwarded = dict(self._head.fields).get(b"x-forwarded-for")
+        forwarded = self._head.named.get(b"x-forwarded-for")
         address = self._gate.address_of(client.peer, forwarded)
         head = control_head(self._head, len(body), address, self._gate.scheme)
         upstream.send(self, head, body, bodiless=self._head.method == b"HEAD")

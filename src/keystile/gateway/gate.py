@@ -22,7 +22,7 @@ from keystile.gateway import notice
 from keystile.gateway.holding import Budget
 from keystile.gateway.limits import InFlight
 from keystile.gateway.pool import Pool
-from keystile.model import ApiKey, Connection, DataKey
+from keystile.model import ApiKey, Connection
 
 
 class Live(Protocol):
@@ -152,13 +152,9 @@ class Gate:
             whole, changes = self._reader.read()
         except FeedShort:
             return False
-        if whole:
-            self.registry = self._new_registry()
-        touched: set[str] = set()
-        for change in changes:
-            row = self.registry.apply(change)
-            if not isinstance(change, DataKey):
-                touched.add(row)
+        registry = self._new_registry() if whole else self.registry
+        touched = {registry.apply(change) for change in changes}
+        self.registry = registry
         for live in tuple(self.live):
             if whole or live.key.id in touched or live.connection.id in touched:
                 self._judge_again(live)

@@ -30,7 +30,7 @@ class Hearing:
         self._gate = gate
         self._client = client
         self._head = head
-        forwarded = next((value for name, value in head.fields if name == b"x-forwarded-for"), None)
+        forwarded = head.named.get(b"x-forwarded-for")
         address = client.peer if forwarded is None else gate.address_of(client.peer, forwarded)
         self._record = Record(head, slug, address, received)
         self._admitted: Admitted | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import cast
 
 from keystile.core.decide import Place, admissible, place
 from keystile.core.http1 import AnswerHead, RequestHead, read_request
@@ -51,14 +52,14 @@ class Inbound(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has come."""
         gate = self._gate
-        self._transport = transport  # type: ignore[assignment]  # a stream protocol gets a stream transport
+        # A stream protocol gets a stream transport; uvloop's are no subclass of asyncio's.
+        self._transport = stream = cast("asyncio.Transport", transport)
         self.peer = str((transport.get_extra_info("peername") or ("",))[0])
         if gate.draining or len(gate.callers) >= gate.limits.sockets:
             self.abort()
             return
         gate.callers.add(self)
-        if isinstance(transport, asyncio.WriteTransport):
-            transport.set_write_buffer_limits(high=gate.limits.buffer_bytes // 2)
+        stream.set_write_buffer_limits(high=gate.limits.buffer_bytes // 2)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 — asyncio's signature
         """The client is gone, and what was under way for it ends."""
@@ -125,22 +126,20 @@ class Inbound(asyncio.Protocol):
         self._forget()
         if self._transport is None:
             return
+        self._deadline = time.monotonic() + self._gate.limits.keepalive_seconds
         if self._closing:
             self._transport.close()
-            return
-        self._deadline = time.monotonic() + self._gate.limits.keepalive_seconds
-        self._next()
+        else:
+            self._next()
 
     def turn_away(self, refusal: Refusal, request_id: bytes | None = None, trace: str | None = None) -> None:
         """Answer the present request with a refusal. `trace` says that it was for an MCP endpoint."""
         unread = self._unread()
         request = self._head
         self._closing = self._closing or self._gate.draining or unread or request is None or not request.keep_alive
-        self.write(answers.refused(refusal, request_id, trace, rpc=trace is not None, close=self._closing))
-        if unread:
-            self._linger()
-        else:
-            self.ended()
+        self._say(
+            answers.refused(refusal, request_id, trace, rpc=trace is not None, close=self._closing), unread=unread
+        )
 
     def abort(self) -> None:
         """Break the connection off: what the client has so far is visibly incomplete."""
@@ -155,7 +154,7 @@ class Inbound(asyncio.Protocol):
             return
         if self._reading and self._request is not None:
             self._request.refuse(REFUSALS["body_timeout"])
-        elif self._lingering or self._choked or not self._buffer:
+        elif self._lingering or self._closing or self._choked or not self._buffer:
             self.abort()
         else:
             self.turn_away(REFUSALS["head_timeout"])
@@ -211,7 +210,7 @@ class Inbound(asyncio.Protocol):
             self._answer_plain(200, b'{"status":"ok"}')
         elif where is Place.READY:
             self._answer_plain(*((200, b'{"status":"ready"}') if gate.ready else (503, b'{"status":"starting"}')))
-        elif (refused := admissible(dict(head.fields), gate.shape)) is not None:
+        elif (refused := admissible(head.named, gate.shape)) is not None:
             self.turn_away(refused)
         elif where is Place.NOWHERE:
             self.turn_away(REFUSALS["not_found"])
@@ -254,9 +253,20 @@ class Inbound(asyncio.Protocol):
     # Endings
 
     def _answer_plain(self, status: int, body: bytes) -> None:
-        self._closing = self._closing or self._unread()
-        self.write(answers.plain(status, body, close=self._closing))
-        self.ended()
+        unread = self._unread()
+        head = self._head
+        self._closing = self._closing or self._gate.draining or unread or head is None or not head.keep_alive
+        self._say(answers.plain(status, body, close=self._closing), unread=unread)
+
+    def _say(self, answer: bytes, *, unread: bool) -> None:
+        """A whole answer of our own; one to HEAD ends behind its head (RFC 9110, section 9.3.2)."""
+        if self._head is not None and self._head.method == b"HEAD":
+            answer = b"".join(answer.partition(b"\r\n\r\n")[:2])
+        self.write(answer)
+        if unread:
+            self._linger()
+        else:
+            self.ended()
 
     def _unread(self) -> bool:
         """Whether part of the present request is still to come. A whole body that nobody wants is stepped over."""

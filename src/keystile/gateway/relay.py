@@ -35,6 +35,7 @@ _OUTCOMES: dict[State, Outcome] = {
 }
 _BORDERS = (b"\n\n", b"\r\r", b"\r\n\r\n")
 _TAIL = 4
+_PLAIN = frozenset((b"identity", b""))
 
 
 class Relay:
@@ -129,7 +130,7 @@ class Relay:
         if refusal is not None:
             self.failed(refusal)
             return
-        fields = dict(head.fields)
+        fields = head.named
         self._stream = fields.get(b"content-type", b"").lower().startswith(b"text/event-stream")
         lines = scrubbed(head.fields)
         session = fields.get(b"mcp-session-id")
@@ -245,9 +246,8 @@ class Relay:
             return REFUSALS["upstream_redirected"]
         if head.status in {401, 403} and self._forward.credential is not None:
             return REFUSALS["upstream_auth_failed"]
-        for name, value in head.fields:
-            if name == b"content-encoding" and value.lower() not in {b"", b"identity"}:
-                return REFUSALS["upstream_encoding"]
+        if head.named.get(b"content-encoding", b"identity").lower() not in _PLAIN:
+            return REFUSALS["upstream_encoding"]
         return None
 
     def _break(self, step: Step, refusal: Refusal) -> None:
