@@ -140,6 +140,7 @@ class Client:
 
     async def head(self) -> Answered:
         head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 10)
+        assert head.startswith(b"HTTP/1.1 "), head[:80]
         return Answered(int(head.split(b" ")[1]), head, b"", complete=False)
 
     async def chunk(self) -> bytes:
@@ -288,15 +289,33 @@ class Stage:
         await client.close()
         return answered
 
+    async def until(self, true: Callable[[], bool]) -> None:
+        """Let the loop turn until it is so."""
+        deadline = time.monotonic() + 10
+        while not true():
+            assert time.monotonic() < deadline, f"{self.gate!r} {self.upstream.asked!r}"
+            await asyncio.sleep(0)
+
+    async def turns(self, count: int = 50) -> None:
+        """Let the loop turn often enough for anything that is on its way over loopback to arrive."""
+        for _ in range(count):
+            await asyncio.sleep(0)
+
     async def event(self, count: int = 1) -> Event:
         """The newest event, once there are `count`."""
-        deadline = time.monotonic() + 10
-        while len(self.events()) < count:
-            assert time.monotonic() < deadline, f"{len(self.events())} events instead of {count}"
-            await asyncio.sleep(0)
+        await self.until(lambda: len(self.events()) >= count)
         events = self.events()
         assert len(events) == count
         return events[-1]
+
+    async def quiet(self, *connections: Connection) -> None:
+        """Until nothing is under way, and nothing is held or counted for it any more."""
+        await self.until(lambda: not self.gate.live and not self.gate.callers)
+        assert [self.gate.in_flight.count(connection.number) for connection in connections] == [0] * len(connections)
+        assert (self.gate.bodies.used, self.gate.api_bodies.used) == (0, 0)
+        await self.until(
+            lambda: self.gate.pool._open == {each for idle in self.gate.pool._idle.values() for each in idle}
+        )
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from tests.gateway.stage import CALL, CREDENTIAL, RESULT, staged
 
 pytestmark = pytest.mark.anyio
