@@ -74,6 +74,9 @@ class RequestHead(msgspec.Struct, frozen=True, gc=False):
     keep_alive: bool
     expects_continue: bool
 
+    def __repr__(self) -> str:
+        return f"<RequestHead {self.method.decode()} fields={len(self.fields)}>"  # a caller's key is among them
+
 
 class AnswerHead(msgspec.Struct, frozen=True, gc=False):
     """An accepted answer head. Neither `length` nor `chunked` means: until the peer closes.
@@ -88,6 +91,9 @@ class AnswerHead(msgspec.Struct, frozen=True, gc=False):
     length: int | None
     chunked: bool
     keep_alive: bool
+
+    def __repr__(self) -> str:
+        return f"<AnswerHead {self.status} fields={len(self.fields)}>"  # one may echo a credential
 
 
 def read_request(
