@@ -54,7 +54,7 @@ node_modules/.done: package.json package-lock.json .venv/.test
 
 .PHONY: debian
 debian:
-	@sh requirements/debian nginx-light wrk
+	@sh requirements/debian nginx-light nghttp2-client
 
 test: peers lint types
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST)
@@ -71,7 +71,7 @@ types: .venv/.test node_modules/.done
 	@PATH="$$(sh tests/node --bin):$$PATH" $(BIN)/pyright --warnings
 
 bench: peers
-	@$(BIN)/python bench/run.py $(BENCH)
+	@$(BIN)/python -m bench.run $(BENCH)
 
 fuzz: .venv/.test
 	@$(BIN)/python -m tests.fuzz

@@ -16,7 +16,7 @@ import json
 import select
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -28,6 +28,7 @@ import msgspec
 from keystile import mint
 from tests.peers.processes import PATIENCE, ROOT, children, free_port, process
 
+COMMAND = (ROOT / ".venv/bin/keystile", "serve")
 _numbers = count(1)
 
 
@@ -46,7 +47,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Gateway:
-    """A running gateway. `admin_key` opens the REST API; `log` is what it wrote to standard error."""
+    """A running gateway. `admin_key` opens the REST API; `log` is the file with all it wrote."""
 
     def __init__(self, running: subprocess.Popen[str], port: int, folder: Path, admin_key: str) -> None:
         self.running = running
@@ -100,13 +101,18 @@ class Gateway:
         """A new API key, of role `client` unless `more` says otherwise."""
         return str(self.api("POST", "/keys", {"name": "A client", **more}).data["key"])
 
-    def events(self, expected: int, **filters: object) -> list[dict[str, Any]]:
-        """The trail, newest first, once it holds at least so many events. `filters` as in `GET /events`."""
+    def events(
+        self, expected: int, *, has: Callable[[list[dict[str, Any]]], bool] = bool, **filters: object
+    ) -> list[dict[str, Any]]:
+        """The trail, newest first, once it holds at least so many events, and what `has` asks for.
+
+        `filters` as in `GET /events`.
+        """
         query = urlencode({"limit": 1000, **filters})
         deadline = time.monotonic() + PATIENCE
         while True:
             found: list[dict[str, Any]] = self.api("GET", f"/events?{query}").data
-            if len(found) >= expected:
+            if len(found) >= expected and (has(found) or not expected):
                 return found
             assert time.monotonic() < deadline, f"{len(found)} events instead of {expected}: {found}"
             select.select([], [], [], 0.05)
@@ -136,6 +142,7 @@ def gateway(folder: Path, *, workers: int = 1, admin_key: str | None = None, **s
 
     Called again with the folder and the admin key of a former run, it goes on with that run's data.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     key = admin_key or mint.new_api_key()
     environment = {
@@ -145,8 +152,7 @@ def gateway(folder: Path, *, workers: int = 1, admin_key: str | None = None, **s
         "KEYSTILE_WORKERS": workers,
         "KEYSTILE_UPSTREAMS_ALLOW": "127.0.0.0/8,::1/128",
     } | {f"KEYSTILE_{name.upper()}": value for name, value in settings.items()}
-    command = [ROOT / ".venv/bin/keystile", "serve"]
-    with process(command, {name: str(value) for name, value in environment.items()}, folder / "gateway.log") as running:
+    with process(COMMAND, {name: str(value) for name, value in environment.items()}, folder / "gateway.log") as running:
         started = Gateway(running, port, folder, key)
         deadline = time.monotonic() + PATIENCE
         while not started.ready():

@@ -35,23 +35,23 @@ def process(
 ) -> Iterator[subprocess.Popen[str]]:
     """A process with its standard output piped; SIGTERM at the end, and an error if it does not end of that.
 
-    `log` takes its standard error; without it, that is thrown away.
+    `log` takes all it writes, standard output too; without it, standard error is thrown away.
     """
-    errors = log.open("a") if log else subprocess.DEVNULL
+    written = log.open("a") if log else None
     started = subprocess.Popen(
         [str(part) for part in command],
         cwd=ROOT,
         env=inherited() | dict(environment or {}),
-        stdout=subprocess.PIPE,
-        stderr=errors,
+        stdout=written or subprocess.PIPE,
+        stderr=written or subprocess.DEVNULL,
         text=True,
         start_new_session=True,
     )
     try:
         yield started
     finally:
-        if not isinstance(errors, int):
-            errors.close()
+        if written:
+            written.close()
         end(started)
 
 
