@@ -27,6 +27,7 @@ _DOUBLED = REFUSALS["key_doubled"]
 _USER = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]{0,254}[\x21-\x7e])?")
 _TRACE = re.compile(rb"[\x21-\x7e]{1,128}")
 _FLAT = msgspec.json.Decoder(dict[str, str | int | float | bool | None])
+_plain = msgspec.json.Encoder().encode
 
 
 class Context(msgspec.Struct, frozen=True, gc=False):
@@ -101,8 +102,9 @@ def _flat(metadata: bytes) -> bool:
     if len(metadata) > METADATA_BYTES or contains_key(metadata):
         return False
     try:
-        _FLAT.decode(metadata)
+        flat = _FLAT.decode(metadata)
         metadata.decode("utf-8")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
-    return True
+    # Written anew, it has no escapes that a key could hide behind.
+    return b"\\" not in metadata or not contains_key(_plain(flat))

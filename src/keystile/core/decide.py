@@ -155,19 +155,10 @@ def admit(head: RequestHead, slug: bytes, registry: Registry, shape: Shape, now:
         return Turned(context, connection, key)
     holder = Holder(registry.ring, key.organization, connection.id, key.id, endpoint.target.origin)
     version = fields.get(b"mcp-protocol-version", b"")
-    dated = _DATE.fullmatch(version) is not None
-    if not dated and contains_key(version):
-        return Turned(REFUSALS["key_repeated"], connection, key, context)  # the trail holds the version
-    stateless = dated and version >= STATELESS_SINCE
-    session = None
-    if not stateless:
-        wrapped = fields.get(b"mcp-session-id")
-        if wrapped is not None:
-            session = holder.verify(wrapped)
-            if session is None:
-                return Turned(REFUSALS["session_unknown"], connection, key, context)
-        if session is None and b"last-event-id" in fields:
-            return Turned(REFUSALS["resume_without_session"], connection, key, context)
+    stateless = version >= STATELESS_SINCE and _DATE.fullmatch(version) is not None
+    session = None if stateless else _session_of(fields, holder)
+    if isinstance(session, Refusal):
+        return Turned(session, connection, key, context)
     return Admitted(head, fields, endpoint, key, context, holder, session, stateless)
 
 
@@ -218,7 +209,7 @@ def _lines(admitted: Admitted, body: bytes) -> list[bytes]:
     replaced = endpoint.replaced
     fields = admitted.head.fields
     said = admitted.fields.get(b"connection")
-    if said is not None and (said.lower() not in _PLAIN_CONNECTION or len(fields) != len(admitted.fields)):
+    if said is not None and said.lower() not in _PLAIN_CONNECTION:
         replaced = replaced | named_by_connection(fields)
     lines = passing(fields, endpoint.forward, replaced, stateless=admitted.stateless)
     if admitted.session is not None:
@@ -261,7 +252,17 @@ def _judge_shape(head: RequestHead, fields: dict[bytes, bytes], shape: Shape) ->
         not _JSON.fullmatch(fields.get(b"content-type", b"")) or b"content-encoding" in fields
     ):
         return REFUSALS["media_type_unsupported"]
+    if contains_key(fields.get(b"mcp-protocol-version", b"")):
+        return REFUSALS["key_repeated"]  # the trail holds what an admitted caller says there
     return None
+
+
+def _session_of(fields: dict[bytes, bytes], holder: Holder) -> bytes | Refusal | None:
+    """The upstream's session id, verified; None when the caller shows none and asks for nothing of one."""
+    wrapped = fields.get(b"mcp-session-id")
+    if wrapped is not None:
+        return holder.verify(wrapped) or REFUSALS["session_unknown"]
+    return REFUSALS["resume_without_session"] if b"last-event-id" in fields else None
 
 
 @lru_cache(maxsize=1024)

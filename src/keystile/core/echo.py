@@ -37,18 +37,25 @@ class Echo:
 
     def feed(self, data: bytes) -> bytes:
         """The bytes that may leave now."""
-        text = self.masked(self._held + data if self._held else data)
+        text = self._held + data if self._held else data
+        clear, text = self._parted(text) if self._credential in text else (b"", text)
         keep = self._tail(text)
-        if keep:
-            self._held = text[-keep:]
-            return text[:-keep]
-        self._held = b""
-        return text
+        if not keep and not clear:
+            self._held = b""
+            return text
+        self._held = text[len(text) - keep :]
+        return clear + text[: len(text) - keep]
 
     def flush(self) -> bytes:
         """What was held back, at the end of the answer."""
         held, self._held = self._held, b""
         return held
+
+    def _parted(self, text: bytes) -> tuple[bytes, bytes]:
+        """The text up to the end of the last match, masked, and the rest: asterisks of ours begin no match."""
+        self.found = True
+        *before, rest = text.split(self._credential)
+        return (b"*" * len(self._credential)).join([*before, b""]), rest
 
     def _tail(self, text: bytes) -> int:
         """Length of the longest end of `text` that begins the credential."""

@@ -32,10 +32,25 @@ HOP_BY_HOP = frozenset(
     )
 )
 
-_PASSED = frozenset((b"accept", b"content-type", b"last-event-id", b"traceparent", b"tracestate"))
+_PASSED = frozenset(
+    (
+        b"accept",
+        b"content-type",
+        b"last-event-id",
+        b"mcp-method",
+        b"mcp-name",
+        b"mcp-protocol-version",
+        b"traceparent",
+        b"tracestate",
+    )
+)
+
+# The rest of the Mcp-* family. Outside Mcp-Param-*, whose end a tool's schema chooses, it has letters, digits and
+# hyphens only: a server behind CGI or WSGI reads `Mcp-Session_Id` as the session id, which nobody has verified.
+_FAMILY = re.compile(rb"mcp-(?!session-id\Z)(?:param-.+|[a-z0-9-]+)")
 
 # A client field under one of these names would carry a caller's secret, or our own words, to somebody else's host.
-_NEVER_FORWARDED = frozenset((b"authorization", b"x-api-key"))
+_NEVER_FORWARDED = frozenset(("authorization", "x-api-key"))
 
 _SINGULAR = frozenset(
     (
@@ -73,6 +88,14 @@ _STRIPPED = HOP_BY_HOP | frozenset(
         b"x-powered-by",
         b"strict-transport-security",
         b"clear-site-data",
+        b"expect-ct",
+        b"nel",
+        b"public-key-pins",
+        b"report-to",
+        b"reporting-endpoints",
+        b"service-worker-allowed",
+        b"sourcemap",
+        b"timing-allow-origin",
         b"content-encoding",
         b"x-accel-buffering",
         b"mcp-session-id",
@@ -82,16 +105,48 @@ _STRIPPED = HOP_BY_HOP | frozenset(
 _STRIPPED_FAMILIES = (b"access-control-", b"x-accel-", b"x-keystile-", b"x-igris-")
 
 _BANNED = frozenset(
-    ("host", "cookie", "set-cookie", "origin", "expect", "forwarded", "last-event-id", "user-agent", "traceparent")
+    (
+        "cookie",
+        "cookie2",
+        "expect",
+        "forwarded",
+        "host",
+        "http2-settings",
+        "last-event-id",
+        "origin",
+        "referer",
+        "set-cookie",
+        "set-cookie2",
+        "traceparent",
+        "tracestate",
+        "user-agent",
+        "via",
+        # They make a server see another request, or another peer, than the one that was judged.
+        "x-http-method",
+        "x-http-method-override",
+        "x-method-override",
+        "x-real-ip",
+        "x-rewrite-url",
+    )
 ) | {name.decode() for name in HOP_BY_HOP}
-_BANNED_FAMILIES = ("content-", "accept", "mcp-", "x-keystile-", "x-igris-", "x-forwarded-", "proxy-")
+_BANNED_FAMILIES = (
+    "accept",
+    "content-",
+    "mcp-",
+    "proxy-",
+    "sec-",
+    "x-forwarded",
+    "x-igris-",
+    "x-keystile-",
+    "x-original-",
+)
 
 USER_AGENT = b"keystile"
 
 
 def banned(name: str) -> str | None:
-    """Why a field of this name is not the operator's to set, or None. For `authHeaderName`, `headers`, `forwardHeaders`."""
-    lower = name.lower()
+    """Why a field of this name is not the operator's to set, or None. For `authHeaderName` as it stands."""
+    lower = _plain(name)
     if not TOKEN.fullmatch(name):
         return "is not a header field name (RFC 9110, section 5.6.2)"
     if lower in _BANNED or lower.startswith(_BANNED_FAMILIES):
@@ -101,9 +156,14 @@ def banned(name: str) -> str | None:
 
 def banned_from_client(name: str) -> str | None:
     """Like `banned`, and also refuses the names callers show Keystile keys under. For `headers`, `forwardHeaders`."""
-    if name.lower().encode("utf-8", "replace") in _NEVER_FORWARDED:
+    if _plain(name) in _NEVER_FORWARDED:
         return "may carry a caller's own secret and never passes"
     return banned(name)
+
+
+def _plain(name: str) -> str:
+    """A name as servers behind CGI or WSGI compare it, to which `X_Api_Key` is `X-Api-Key`."""
+    return name.lower().replace("_", "-")
 
 
 def doubled(fields: Fields) -> bool:
@@ -134,15 +194,17 @@ def passing(fields: Fields, forward: frozenset[bytes], replaced: frozenset[bytes
     return [
         name + b": " + value
         for name, value in fields
-        if (name in _PASSED or name in forward or name.startswith(b"mcp-"))
-        and name != b"mcp-session-id"
+        if (name in _PASSED or name in forward or _FAMILY.fullmatch(name))
         and name not in replaced
         and not (stateless and name == b"last-event-id")
     ]
 
 
 def scrubbed(fields: Fields) -> list[bytes]:
-    """The upstream's answer fields that reach the client, as lines without CRLF. Framing and session id are the caller's."""
+    """The upstream's answer fields that reach the client, as lines without CRLF.
+
+    Framing, session id, trace id and `X-Accel-Buffering` are for the caller of this function to add.
+    """
     named = named_by_connection(fields)
     return [
         name + b": " + value
@@ -153,14 +215,13 @@ def scrubbed(fields: Fields) -> list[bytes]:
 
 def control_head(head: RequestHead, body_length: int, address: str, scheme: str) -> bytes:
     """A head for the control process: everything end-to-end, with what proxies say replaced by what we know."""
-    fields = dict(head.fields)
     drop = HOP_BY_HOP | named_by_connection(head.fields) | {b"content-length", b"expect", b"forwarded"}
     lines = [
         name + b": " + value for name, value in head.fields if name not in drop and not name.startswith(b"x-forwarded-")
     ]
     lines += [
         b"x-forwarded-for: " + address.encode("ascii"),
-        b"x-forwarded-host: " + fields.get(b"host", b""),
+        b"x-forwarded-host: " + head.named.get(b"host", b""),
         b"x-forwarded-proto: " + scheme.encode("ascii"),
     ]
     if body_length or head.method in {b"POST", b"PUT", b"PATCH"}:

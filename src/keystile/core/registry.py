@@ -23,7 +23,7 @@ class Endpoint:
         connection = published.connection
         target = parse_target(connection.upstream_url)
         if isinstance(target, str):
-            raise ValueError(f"connection {connection.id} has an upstream URL that {target}")
+            raise ValueError(target)  # noqa: TRY004 — the URL is wrong, not its type
         self.connection: Connection = connection
         self.target: Target = target
         self.scheme: Scheme = scheme_of(connection)
@@ -33,7 +33,7 @@ class Endpoint:
         self.fixed = fixed_block(target, connection.headers)
         self.forward = frozenset(name.lower().encode("ascii") for name in connection.forward_headers)
         fixed_names = {name.lower().encode("ascii") for name in connection.headers}
-        self.replaced = frozenset({self.scheme.replaces} | fixed_names)
+        self.replaced = frozenset({self.scheme.replaces, b"mcp-session-id"} | fixed_names)
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.connection.slug} → {self.target.origin} v{self.connection.active_version}>"
@@ -71,7 +71,7 @@ class Registry:
         self._rows: dict[str, Published] = {}
         self._endpoints: dict[str, Endpoint] = {}
         self._ids: dict[tuple[str, str], str] = {}
-        self._named: dict[str, list[str]] = {}
+        self._named: dict[str, str | set[str]] = {}
         self._keys: dict[bytes, ApiKey] = {}
         self._digests: dict[str, bytes] = {}
 
@@ -105,14 +105,14 @@ class Registry:
         return self._keys.get(digest)
 
     def endpoint(self, organization: str, slug: str) -> Endpoint | None:
-        """The endpoint an organization calls by this slug."""
+        """The endpoint an organization calls by this slug. Raises Unreadable for a row that is not as we wrote it."""
         found = self._ids.get((organization, slug))
         return None if found is None else self._compiled(found)
 
     def endpoint_named(self, slug: str) -> Connection | None:
         """The one connection of this slug, when it is unique in the installation: for the trail, not for calling."""
-        ids = self._named.get(slug, ())
-        return self._rows[ids[0]].connection if len(ids) == 1 else None
+        found = self._named.get(slug)
+        return self._rows[found].connection if isinstance(found, str) else None
 
     def connection(self, connection_id: str) -> Connection | None:
         """The row of this id as it stands now."""
@@ -122,14 +122,17 @@ class Registry:
     def _compiled(self, connection_id: str) -> Endpoint:
         endpoint = self._endpoints.get(connection_id)
         if endpoint is None:
-            endpoint = self._endpoints[connection_id] = Endpoint(self._rows[connection_id])
+            try:
+                endpoint = self._endpoints[connection_id] = Endpoint(self._rows[connection_id])
+            except ValueError as error:
+                raise Unreadable("The connection's row is not one that Keystile has written.") from error
         return endpoint
 
     def _put(self, published: Published) -> None:
         connection = published.connection
         if connection.id not in self._rows:
             self._ids[connection.organization, connection.slug] = connection.id
-            self._named.setdefault(connection.slug, []).append(connection.id)
+            self._name(connection.slug, connection.id)
         self._rows[connection.id] = published
         self._endpoints.pop(connection.id, None)
 
@@ -140,9 +143,21 @@ class Registry:
             return
         slug = row.connection.slug
         del self._ids[row.connection.organization, slug]
-        self._named[slug].remove(connection_id)
-        if not self._named[slug]:
-            del self._named[slug]
+        self._unname(slug, connection_id)
+
+    def _name(self, slug: str, connection_id: str) -> None:
+        """One id where the slug is unique in the installation, a set of them where organizations share it."""
+        held = self._named.setdefault(slug, connection_id)
+        if isinstance(held, set):
+            held.add(connection_id)
+        elif held != connection_id:
+            self._named[slug] = {held, connection_id}
+
+    def _unname(self, slug: str, connection_id: str) -> None:
+        held = self._named.pop(slug)
+        if isinstance(held, set):
+            held.discard(connection_id)
+            self._named[slug] = held.pop() if len(held) == 1 else held
 
     def _drop_key(self, key_id: str) -> None:
         digest = self._digests.pop(key_id, None)

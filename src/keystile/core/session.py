@@ -15,7 +15,7 @@ import re
 from keystile.core.envelope import KeyRing
 from keystile.errors import Unreadable
 
-_WRAPPED = re.compile(rb"(\d{1,9})\.([A-Za-z0-9_-]{43})\.([\x21-\x7e]+)")
+_WRAPPED = re.compile(rb"(0|[1-9]\d{0,9})\.([A-Za-z0-9_-]{43})\.([\x21-\x7e]+)")
 _VISIBLE = re.compile(rb"[\x21-\x7e]+")
 
 
