@@ -1,0 +1,77 @@
+"""The command line. `keystile --help` shows every command.
+
+Rules: secrets come from a prompt or standard input, never from the arguments, where every process of the machine reads
+them. What was asked for goes to standard output, everything else to standard error. Failures are an `error:` line and a
+`hint:` line. Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 78 wrong configuration (sysexits' EX_CONFIG),
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from keystile.cli import connection, events, key, node, organization
+from keystile.cli.output import complain
+from keystile.config import ConfigError
+from keystile.errors import KeystileError, StartRefused
+
+FAILED, CONFIGURATION, INTERRUPTED = 1, 78, 130
+
+HINTS = {
+    "unauthenticated": "Set KEYSTILE_API_KEY to a key that is not a client's.",
+    "denied": "Use a key of a higher role: keystile key create --role admin",
+    "unreachable": "Is the gateway running? Set KEYSTILE_BASE_URL if it is not at http://127.0.0.1:8080.",
+    "credential_required": "Give the credential at the prompt, or with --credential-stdin.",
+    "address_refused": "Set KEYSTILE_UPSTREAMS_ALLOW for the gateway, as docs/config.md shows.",
+    "slug_taken": "Choose another slug, or change the one that is there.",
+    "missing": "See what there is with the list command.",
+}
+"""What to do about an error, by its code."""
+
+app = typer.Typer(
+    help="Keystile: a gateway that keeps real credentials out of MCP clients.",
+    epilog="Remote commands read KEYSTILE_API_KEY and KEYSTILE_BASE_URL. Exit codes: 0 done, 1 refused or failed, "
+    "2 wrong usage, 78 wrong configuration.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command("init")(node.init)
+app.command("serve")(node.serve)
+app.command("doctor")(node.doctor)
+app.add_typer(key.app, name="key")
+app.add_typer(connection.app, name="connection")
+app.add_typer(organization.app, name="organization")
+app.command("events")(events.events)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(run())
+
+
+def run() -> int:
+    """Run the command line; the exit code."""
+    try:
+        return app(standalone_mode=False) or 0
+    except typer.TyperException as error:
+        complain(error.format_message(), "keystile --help shows every command.")
+        return error.exit_code
+    except typer.Exit as error:
+        return error.exit_code
+    except typer.Abort:
+        complain("interrupted")
+        return INTERRUPTED
+    except ConfigError as error:
+        for problem in error.problems:
+            complain(problem)
+        complain(None, "docs/config.md has every setting.")
+        return CONFIGURATION
+    except StartRefused as error:
+        complain(error.message, "keystile doctor says more.")
+        return CONFIGURATION
+    except KeystileError as error:
+        complain(error.message, HINTS.get(error.code))
+        return FAILED
