@@ -30,7 +30,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "greeting": ("config", "initialise", "node", "model", "errors"),
     "log": ("config",),
     # people and programs outside
-    "cli": ("client", "config", "model", "errors", "node", "mint", "serve", "initialise", "doctor"),
+    "cli": ("commands", "config", "errors"),
+    "commands": ("client", "config", "model", "errors", "node", "mint", "serve", "initialise", "doctor"),
     "doctor": ("keys", "vault", "store", "feed", "core", "config", "model", "errors", "node"),
     "client": ("model", "errors"),
     # control plane. `schemes`: a probe puts a credential on as the gateway does

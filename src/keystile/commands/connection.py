@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from keystile.cli.output import complain, record, remark, secret, table
-from keystile.cli.session import Json, Slug, Yes, api, sure
+from keystile.commands.output import complain, record, remark, secret, table
+from keystile.commands.session import Json, Slug, Yes, api, sure
 from keystile.model import AuthType
 
 app = typer.Typer(help="Connections: create, list, show, rotate, disable, enable, delete, check.", no_args_is_help=True)

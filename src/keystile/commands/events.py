@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from keystile.cli.output import table
-from keystile.cli.session import Json, api
+from keystile.commands.output import table
+from keystile.commands.session import Json, api
 
 _COLUMNS = ("time", "connection", "keyId", "user", "rpcMethod", "name", "outcome", "refusal", "status", "totalMs")
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from keystile import config
-from keystile.cli.output import as_json, remark, table
-from keystile.cli.session import Json
+from keystile.commands.output import as_json, remark, table
+from keystile.commands.session import Json
 from keystile.model import Role
 from keystile.node import Folders, reachable
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from keystile import config
-from keystile.cli.output import remark
+from keystile.commands.output import remark
 from keystile.config import Config
 
 DataDir = Annotated[str | None, typer.Option(help="Folder of database, ledger, spool and root key file.")]

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from keystile import mint
-from keystile.cli.output import as_json, remark, table
-from keystile.cli.session import Json, Yes, api, sure
+from keystile.commands.output import as_json, remark, table
+from keystile.commands.session import Json, Yes, api, sure
 from keystile.model import Role
 
 app = typer.Typer(help="API keys: generate, create, list, revoke.", no_args_is_help=True)

@@ -12,8 +12,8 @@ import sys
 
 import typer
 
-from keystile.cli import connection, events, key, node, organization
-from keystile.cli.output import complain
+from keystile.commands import connection, events, key, node, organization
+from keystile.commands.output import complain
 from keystile.config import ConfigError
 from keystile.errors import KeystileError, StartRefused
 
