@@ -107,9 +107,10 @@ def read_request(
     found = None if searched and _incomplete(buffer, searched) else _REQUEST.match(buffer)
     if found is None:
         return _unread(buffer, max_bytes, searched, _REQUEST_LINE)
-    if found.end() > max_bytes:
+    size = found.end()
+    if size > max_bytes:
         return _TOO_LARGE
-    pairs = _PAIR.findall(buffer, *found.span(4))
+    pairs = _PAIR.findall(buffer, found.start(4), size - 2)
     if len(pairs) > max_fields:
         return _TOO_MANY
     fields = tuple([(name.lower(), value.strip(b" \t")) for name, value in pairs])
@@ -129,8 +130,9 @@ def read_request(
         return _MALFORMED
     keep = _keeps(one.get(b"connection"), modern=modern)
     length, chunked = body
-    head = RequestHead(method, target, int(modern), fields, one, length, chunked, keep, expects is not None)
-    return head, found.end()
+    return RequestHead(
+        method, target, 1 if modern else 0, fields, one, length, chunked, keep, expects is not None
+    ), size
 
 
 def read_answer(
@@ -143,8 +145,9 @@ def read_answer(
     found = None if searched and _incomplete(buffer, searched) else _ANSWER.match(buffer)
     if found is None:
         return _UPSTREAM if _unread(buffer, max_bytes, searched, _STATUS_LINE) else None
-    pairs = _PAIR.findall(buffer, *found.span(3))
-    if found.end() > max_bytes or len(pairs) > max_fields:
+    size = found.end()
+    pairs = _PAIR.findall(buffer, found.start(3), size - 2)
+    if size > max_bytes or len(pairs) > max_fields:
         return _UPSTREAM
     fields = tuple([(name.lower(), value.strip(b" \t")) for name, value in pairs])
     one = dict(fields)
@@ -162,7 +165,7 @@ def read_answer(
         length, chunked = 0, False
     elif length is None and not chunked:
         keep = False
-    return AnswerHead(status, int(modern), fields, one, length, chunked, keep), found.end()
+    return AnswerHead(status, 1 if modern else 0, fields, one, length, chunked, keep), size
 
 
 def _incomplete(buffer: bytes | bytearray, searched: int) -> bool:
