@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.contenders import nginx
 from tests.e2e import conformance
 from tests.peers.gateway import gateway
-from tests.peers.processes import fixture
+from tests.peers.processes import fixture, free_port
 
 CREDENTIAL = "made-up-upstream-credential"
 SUCCESSES = {"2025-11-25": 84, "2026-07-28": 120}
@@ -38,3 +39,24 @@ def test_every_check_has_the_same_verdict_through_the_gateway(tmp_path: Path, re
     # The credential was put on each time, and nothing of the client's own key came along.
     assert {value for request in seen for value in request.values("authorization")} == {f"Bearer {CREDENTIAL}"}
     assert not any("ks_" in value for request in seen for _, value in request.headers)
+
+
+@pytest.mark.node
+@pytest.mark.timeout(2 * conformance.TIMEOUT)
+@pytest.mark.parametrize(
+    ("revision", "fault"),
+    [
+        ("2025-11-25", "limit_except POST DELETE { deny all; }"),
+        ("2025-11-25", "limit_except GET POST { deny all; }"),
+        ("2025-11-25", 'proxy_set_header Last-Event-ID "";'),
+        ("2026-07-28", 'proxy_set_header Mcp-Method "";'),
+    ],
+)
+def test_the_comparison_notices_a_proxy_that_holds_something_back(tmp_path: Path, revision: str, fault: str) -> None:
+    port = free_port()
+    with fixture() as upstream:
+        proxied = f"proxy_pass {upstream.origin}; proxy_set_header Host $http_host; proxy_buffering off; {fault}"
+        with nginx(tmp_path, port, f"server {{ listen 127.0.0.1:{port}; location / {{ {proxied} }} }}"):
+            through = conformance.run(f"http://127.0.0.1:{port}/mcp", revision)
+        direct = conformance.run(upstream.url, revision)
+    assert [check.verdict for check in through] != [check.verdict for check in direct]
