@@ -84,22 +84,23 @@ class Probe:
             heard = await self._post("server/discover", _NEWEST, {"_meta": _meta()})
             if isinstance(heard, Refusal):
                 return _refused(heard)
-            if heard.result is not None and "supportedVersions" in heard.result:
-                return self._found("server/discover", heard, _newest(heard.result))
+            version = _newest(heard.result or {})
+            if version is not None:
+                return self._found("server/discover", heard, version)
             if verdict := _final(heard):
                 return verdict
             asked = {"protocolVersion": _HANDSHAKE, "capabilities": {}, "clientInfo": _ME}
             heard = await self._post("initialize", None, asked)
             if isinstance(heard, Refusal):
                 return _refused(heard)
-            if heard.result is None or "protocolVersion" not in heard.result:
+            version = (heard.result or {}).get("protocolVersion")
+            if not isinstance(version, str):
                 code, message = _FAILED if heard.status >= 500 else _NOT_MCP  # noqa: PLR2004 — RFC 9110, section 15.6
                 return _final(heard) or Found(status=heard.status, code=code, message=message)
-        version = heard.result["protocolVersion"]
         await self._end(heard, version)
         return self._found("initialize", heard, version)
 
-    def _found(self, method: str, heard: Heard, version: object) -> Found:
+    def _found(self, method: str, heard: Heard, version: str) -> Found:
         result = heard.result or {}
         # 2026-07-28 stamps the server's identity on every result; before, it stands in the result itself.
         info = _object(_object(result.get("_meta")).get(f"{_PROTOCOL}serverInfo")) or _object(result.get("serverInfo"))
@@ -126,13 +127,13 @@ class Probe:
             lines += f"mcp-protocol-version: {version}\r\nmcp-method: {method}\r\n"
         return await self._exchange(b"POST", lines.encode("ascii"), body)
 
-    async def _end(self, heard: Heard, version: object) -> None:
+    async def _end(self, heard: Heard, version: str) -> None:
         """End the session that `initialize` began. An upstream that does not let us (405) has not failed the check."""
         session = heard.fields.get(b"mcp-session-id")
         if session is None:
             return
         lines = b"mcp-session-id: " + session + b"\r\n"
-        if isinstance(version, str) and _VERSION.fullmatch(version):
+        if _VERSION.fullmatch(version):
             lines += f"mcp-protocol-version: {version}\r\n".encode("ascii")
         with suppress(DialError, TimeoutError):
             async with asyncio.timeout(END_SECONDS):
@@ -230,7 +231,7 @@ def _object(value: object) -> Result:
 
 
 def _newest(result: Result) -> str | None:
-    listed = result["supportedVersions"]
+    listed = result.get("supportedVersions")
     versions = cast("list[object]", listed) if isinstance(listed, list) else []
     return max((version for version in versions if isinstance(version, str)), default=None)
 
