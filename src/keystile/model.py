@@ -64,11 +64,7 @@ class AuthType(StrEnum):
     NONE = "none"
 
 
-class Value(msgspec.Struct, frozen=True, kw_only=True):
-    """A noun: an immutable value with named fields."""
-
-
-class Organization(Value):
+class Organization(msgspec.Struct, frozen=True, kw_only=True):
     """The tenant. Every row, sealed secret and look-up carries its id."""
 
     id: str
@@ -77,7 +73,7 @@ class Organization(Value):
     created_at: int
 
 
-class ApiKey(Value, tag="key"):
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True, tag="key"):
     """A Keystile key as it is kept: its digest, never the key. Workers get the same value through the feed.
 
     `connections` is a scope of connection *ids*; `None` means the role's own reach. An empty scope reaches nothing.
@@ -95,7 +91,7 @@ class ApiKey(Value, tag="key"):
     pinned_user: str | None = None
 
 
-class Connection(Value):
+class Connection(msgspec.Struct, frozen=True, kw_only=True):
     """A slug, an upstream MCP URL, and how a credential is put on its requests. Immutable: id, organization, slug.
 
     `number` is small, unique in the installation and never reused: the row of the connection's shared counters.
@@ -123,7 +119,7 @@ class Connection(Value):
     revision: int = 1
 
 
-class CredentialVersion(Value):
+class CredentialVersion(msgspec.Struct, frozen=True, kw_only=True):
     """One immutable numbered version of a connection's credential, sealed. Destroyed ones keep number and times."""
 
     connection: str
@@ -138,14 +134,14 @@ class CredentialVersion(Value):
     destroyed_at: int | None = None
 
 
-class Published(Value, tag="connection"):
+class Published(msgspec.Struct, frozen=True, kw_only=True, tag="connection"):
     """What the feed carries of a connection: the row, and the sealed bytes of its active credential version."""
 
     connection: Connection
     sealed: bytes | None = None
 
 
-class DataKey(Value, tag="data_key"):
+class DataKey(msgspec.Struct, frozen=True, kw_only=True, tag="data_key"):
     """A data-key term of an organization, `sealed` under the node key while it travels inside one node."""
 
     organization: str
@@ -153,7 +149,7 @@ class DataKey(Value, tag="data_key"):
     sealed: bytes
 
 
-class Dropped(Value, tag="dropped"):
+class Dropped(msgspec.Struct, frozen=True, kw_only=True, tag="dropped"):
     """A row that is gone: a deleted connection, a revoked key."""
 
     kind: Literal["connection", "key"]
@@ -164,7 +160,7 @@ Change = Published | ApiKey | DataKey | Dropped
 """One record of the feed. The registry is the fold of all of them."""
 
 
-class Binding(Value):
+class Binding(msgspec.Struct, frozen=True, kw_only=True):
     """What a sealed secret is bound to (promise 6): it opens with exactly these values, or not at all.
 
     `place` is the lower-case header name for auth type `header`, else empty. `owner` is empty for a connection's

@@ -158,7 +158,7 @@ class Supervisor:
 
     async def _greet(self, word: Word, port: int, first: First | None) -> None:
         """Say where it is, once every process serves."""
-        while not all(word.cells[1:]):
+        while not all(word.cells[1:]):  # noqa: ASYNC110 — other processes store these words, and no event tells
             await asyncio.sleep(0.02)
         host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
         url = (self._config.public_url or f"http://{host}:{port}").rstrip("/")

@@ -11,15 +11,13 @@ from typing import Literal
 
 import msgspec
 
-from keystile.model import Value
-
 NAME_BYTES = 256
 """Names in an event are cut to this many bytes of UTF-8."""
 
 Outcome = Literal["done", "refused", "upstream_failed", "client_left"]
 
 
-class Event(Value, frozen=True, kw_only=True, array_like=True, gc=False):
+class Event(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """What became of one exchange.
 
     `at` is when it began, in milliseconds, and the same number is in `id` (`event_id(at, …)`): the ledger sorts and

@@ -30,7 +30,6 @@ import structlog
 from keystile.audit.event import Event, decode, first_id
 from keystile.audit.spool import SegmentReader, segments
 from keystile.errors import StartRefused
-from keystile.model import Value
 
 _log = structlog.get_logger(__name__)
 
@@ -57,7 +56,7 @@ _USE_KEY = """INSERT INTO last_used VALUES (?, ?, ?)
 _REACH = "INSERT INTO segment VALUES (?, ?) ON CONFLICT (serial) DO UPDATE SET place = excluded.place"
 
 
-class _Indexed(Value, frozen=True, kw_only=True, array_like=True, gc=False):
+class _Indexed(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """The head of an event's line: what the ledger indexes. Decoding stops there."""
 
     id: str

@@ -6,6 +6,7 @@ again when its body is complete; `tick` does all that happens by the clock.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_address
@@ -82,6 +83,7 @@ class Gate:
         self.bodies = Budget(limits.body_bytes, limits.bodies_bytes)
         self.api_bodies = Budget(limits.api_body_bytes, limits.api_bodies_bytes)
         self.draining = False
+        self.empty = asyncio.Event()
         self._new_registry = registry
         self._proxies = proxies
         self._word = word
@@ -119,6 +121,12 @@ class Gate:
             caller.tick(now)
         self.pool.retire(now)
         self.spool.maintain(now)
+
+    def left(self, caller: Caller) -> None:
+        """A client connection is gone; `empty` is set when that was the last one of a worker that drains."""
+        self.callers.discard(caller)
+        if self.draining and not self.callers:
+            self.empty.set()
 
     def record(self, event: Event) -> None:
         """Put the event into the spool. That there is no room is a bug, for `ready` was asked before forwarding."""

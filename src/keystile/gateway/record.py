@@ -128,4 +128,3 @@ def _asked(operations: tuple[Operation, ...]) -> tuple[str | None, str | None, s
     methods = dict.fromkeys(each.method or each.kind for each in operations)
     names = dict.fromkeys(each.name for each in operations if each.name is not None)
     return f"{_BATCH}: {', '.join(methods)}", ", ".join(names) or None, None
-

@@ -11,8 +11,8 @@ import gc
 import signal
 import socket
 import sys
-import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from ipaddress import ip_network
 from typing import Any
@@ -129,14 +129,14 @@ class Worker:
         gate.draining = True
         for caller in tuple(gate.callers):
             caller.drain()
-        deadline = time.monotonic() + gate.limits.drain_seconds
-        while gate.callers and time.monotonic() < deadline:
-            await asyncio.sleep(gate.limits.check_seconds / 10)
+        if not gate.callers:
+            return
+        with suppress(TimeoutError):
+            await asyncio.wait_for(gate.empty.wait(), gate.limits.drain_seconds)
         for caller in tuple(gate.callers):
             caller.abort()
         # The losses are told in the loop's next turn, and each writes its event.
-        while gate.callers:
-            await asyncio.sleep(0)
+        await gate.empty.wait()
 
 
 def _unexpected(_: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
