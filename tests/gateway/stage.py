@@ -34,6 +34,7 @@ from keystile.node import Boot, Folders
 ORGANIZATION = "organization"
 CREDENTIAL = "made-up-credential-0123456789"
 CALL = b'{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"echo","arguments":{"text":"hi"}}}'
+PING = b'{"jsonrpc":"2.0","id":7,"method":"ping"}'
 RESULT = b'{"jsonrpc":"2.0","id":7,"result":{"content":[]}}'
 
 Handler = Callable[["Asked", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -85,6 +86,23 @@ async def answer_result(asked: Asked, _: asyncio.StreamReader, writer: asyncio.S
     writer.write(
         b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(RESULT) + RESULT
     )
+
+
+def replying(answer: bytes, *, close: bool = False) -> Handler:
+    """An upstream that always answers with these bytes."""
+
+    async def reply(_: Asked, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        if close:
+            writer.close()
+
+    return reply
+
+
+def answer_of(body: bytes, *fields: bytes, status: bytes = b"200 OK") -> bytes:
+    """A whole answer with a length."""
+    lines = [b"HTTP/1.1 " + status, b"content-length: %d" % len(body), *fields]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
 class Upstream:

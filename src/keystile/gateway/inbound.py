@@ -8,6 +8,8 @@ closes the connection, after letting the client read it.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import time
 from typing import cast
 
@@ -22,6 +24,7 @@ from keystile.gateway.holding import Holding
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LINGER_SECONDS = 2.0
+_RESET = struct.pack("ii", 1, 0)
 _NO_BODY = frozenset((204, 304))
 
 
@@ -63,7 +66,7 @@ class Inbound(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 — asyncio's signature
         """The client is gone, and what was under way for it ends."""
-        self._gate.callers.discard(self)
+        self._gate.left(self)
         self._closing = True
         request, self._request = self._request, None
         if request is not None:
@@ -106,6 +109,8 @@ class Inbound(asyncio.Protocol):
 
     def frames(self, lines: list[bytes], head: AnswerHead) -> bool:
         """Add the fields that frame an answer to this client; whether its body is chunked."""
+        if self._holding is not None:
+            self._holding.release()
         request = self._head
         self._closing = self._closing or self._gate.draining or request is None or not request.keep_alive
         chunked = False
@@ -143,8 +148,12 @@ class Inbound(asyncio.Protocol):
 
     def abort(self) -> None:
         """Break the connection off: what the client has so far is visibly incomplete."""
-        if self._transport is not None:
-            self._transport.abort()
+        if self._transport is None:
+            return
+        if self._head is not None and self._head.minor == 0:
+            # A body that ends by closing would seem complete, so this close is a reset.
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._transport.abort()
 
     # What the gate asks
 

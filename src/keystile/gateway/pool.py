@@ -27,6 +27,7 @@ class Pool:
         self._control = control
         self._idle: dict[object, list[Upstream]] = {}
         self._open: set[Upstream] = set()
+        self.reading = memoryview(bytearray(limits.buffer_bytes // 2))
 
     def __repr__(self) -> str:
         idle = sum(map(len, self._idle.values()))
@@ -50,7 +51,8 @@ class Pool:
             self._limits.dial_seconds,
             partial(Upstream, self._limits, self, endpoint.pool_key),
         )
-        self._open.add(upstream)
+        if not upstream.open:
+            raise DialError(REFUSALS["upstream_unreachable"], "it closed at once")
         return upstream
 
     async def dial_control(self) -> Upstream:
@@ -61,8 +63,13 @@ class Pool:
             _, upstream = await loop.create_unix_connection(factory, self._control)
         except OSError as error:
             raise DialError(REFUSALS["control_unavailable"]) from error
-        self._open.add(upstream)
+        if not upstream.open:
+            raise DialError(REFUSALS["control_unavailable"])
         return upstream
+
+    def made(self, upstream: Upstream) -> None:
+        """Keep count of it."""
+        self._open.add(upstream)
 
     def give_back(self, upstream: Upstream) -> None:
         """Keep it warm, unless enough are."""

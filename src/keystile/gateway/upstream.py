@@ -40,8 +40,11 @@ class Asker(Protocol):
         """The answer will not be complete; the connection is closed."""
 
 
-class Upstream(asyncio.Protocol):
-    """One connection to an upstream. `pool` gets it back when an answer has ended cleanly."""
+class Upstream(asyncio.BufferedProtocol):
+    """One connection to an upstream. `pool` gets it back when an answer has ended cleanly.
+
+    A buffered protocol, because the pool's buffer then bounds one read, and with it what a slow client makes us hold.
+    """
 
     __slots__ = (
         "_asker",
@@ -76,6 +79,12 @@ class Upstream(asyncio.Protocol):
         """Whether it can carry an exchange."""
         return self.transport is not None and not self.transport.is_closing()
 
+    @property
+    def _sent(self) -> bool:
+        """Whether the whole request is out: an answer may come before, and the connection is then spent."""
+        transport = self.transport
+        return transport is not None and not transport.is_closing() and not transport.get_write_buffer_size()
+
     def send(self, asker: Asker, head: bytes, body: bytes, *, bodiless: bool = False) -> None:
         """Carry one exchange: write the request, tell `asker` what comes back. An answer to HEAD is `bodiless`."""
         transport = self.transport
@@ -105,14 +114,20 @@ class Upstream(asyncio.Protocol):
         if self.open and self.transport is not None:
             self.transport.resume_reading()
 
-    # asyncio.Protocol
+    # asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self.transport = transport  # type: ignore[assignment]  # a stream protocol gets a stream transport
+        self.pool.made(self)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 — asyncio's signature
+        """Where the next read goes; taken out again before anybody else reads."""
+        return self.pool.reading
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Read what came, and tell the asker."""
+        data = bytes(self.pool.reading[:nbytes])
         asker = self._asker
         if asker is None:
             self.close()
@@ -158,7 +173,7 @@ class Upstream(asyncio.Protocol):
         if self._bodiless:
             self._reader = Length(0)
         elif head.chunked:
-            self._reader = Chunked()
+            self._reader = Chunked(answer=True)
         else:
             self._reader = UntilClose() if head.length is None else Length(head.length)
         asker.answered(head)
@@ -181,10 +196,10 @@ class Upstream(asyncio.Protocol):
             asker.flush()
             return
         self._asker = self._reader = None
-        if self._reusable and not rest and self.open:
+        if self._reusable and not rest and self._sent:
             self.pool.give_back(self)
-        elif self.transport is not None:
-            self.transport.close()
+        else:
+            self.close()
         asker.finished()
 
     def _fail(self, refusal: Refusal) -> None:
@@ -195,7 +210,12 @@ class Upstream(asyncio.Protocol):
 
 
 class Keeper(Protocol):
-    """Who owns upstream connections."""
+    """Who owns upstream connections. `reading` is where each of them reads into, in turn."""
+
+    reading: memoryview
+
+    def made(self, upstream: Upstream) -> None:
+        """It is there."""
 
     def give_back(self, upstream: Upstream) -> None:
         """It is idle and may be used again."""
