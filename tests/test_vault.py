@@ -208,7 +208,9 @@ async def test_auth_type_none_has_no_credential(shelf: Shelf) -> None:
     with pytest.raises(Conflict) as caught:
         await shelf.rotate(bare, b"made-up-one")
     assert caught.value.code == "no_credential"
-    assert await shelf.reveal(CONNECTION) is None
+    assert await shelf.reveal(bare) is None
+    with pytest.raises(Unreadable):
+        await shelf.reveal(CONNECTION)  # of auth type bearer, and its credential is gone
 
 
 async def test_two_rotations_from_one_revision_do_not_both_stand(shelf: Shelf) -> None:

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -83,12 +83,14 @@ class Control:
         word = Word.open(folders.word)
         database = Database(sqlite(folders.database))
         ledger = Ledger(folders.ledger, folders.spool)
-        try:
+        async with AsyncExitStack() as built:
+            built.push_async_callback(database.close)
             await database.migrate()
             vault = await Vault.open(database, keys.root_key(config, folders))
             publisher = Publisher(database, FeedWriter(folders, self._node_key, word), vault, self._node_key)
             await publisher.start()
             await ledger.open()
+            built.push_async_callback(ledger.close)
             house = House(config, database, vault, publisher, ledger)
             listeners: list[tuple[ASGIApp, Path, type[H11Protocol]]] = [
                 (app.application(house), folders.control_socket, H11Protocol),
@@ -96,9 +98,6 @@ class Control:
             ]
             await self._serve(house, listeners, word)
             await ledger.ingest()  # what the workers wrote at their end
-        finally:
-            await ledger.close()
-            await database.close()
         return 1 if self._failed else 0
 
     async def _serve(self, house: House, listeners: list[tuple[ASGIApp, Path, type[H11Protocol]]], word: Word) -> None:
@@ -185,6 +184,9 @@ async def serve(boot: Boot, pipe: int) -> int:
     except StartRefused as error:
         _log.critical(error.message)
         return REFUSED
+    except Exception as error:  # noqa: BLE001 — the border: its message may hold what a row or a request said
+        _log.critical("the control process failed", id=logged(error))
+        return 1
 
 
 def main(pipe: int) -> int:

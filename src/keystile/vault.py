@@ -149,10 +149,13 @@ class Vault:
     async def reveal(self, conn: AsyncConnection, connection: Connection) -> Secret | None:
         """The active credential, for a check of the upstream alone; None when there is none. Raises Unreadable."""
         published = await connections.published(conn, connection.id)
-        if published is None or published.sealed is None:
+        sealed = None if published is None else published.sealed
+        if (sealed is None) != (connection.auth_type is AuthType.NONE):
+            raise Unreadable("The connection's auth type and its credential do not belong together.")
+        if sealed is None:
             return None
         binding = credential_binding(connection, connection.active_version, _origin(connection))
-        return Secret(self._ring.open(published.sealed, binding))
+        return Secret(self._ring.open(sealed, binding))
 
     def _add(self, organization: str, term: int, data_key: bytes) -> None:
         self._ring.add(organization, term, data_key)

@@ -168,6 +168,9 @@ class Registry:
 def opened(endpoint: Endpoint, ring: KeyRing) -> bytes | None:
     """The endpoint's credential, opened now: None for auth type `none`. Raises Unreadable; never cached."""
     if endpoint.connection.auth_type is AuthType.NONE:
+        if endpoint.sealed is not None:
+            # The auth type was changed behind our back: nothing of ours would leave, but the call would be another.
+            raise Unreadable("the connection has a credential and no place for it")
         return None
     if endpoint.sealed is None or endpoint.associated is None:
         raise Unreadable("the connection has no credential")
