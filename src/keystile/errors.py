@@ -49,7 +49,9 @@ _TABLE = (
     Refusal("origin_not_allowed", 403, "caller", "Requests from this web origin are not accepted."),
     Refusal("not_found", 404, "caller", "There is nothing at this path."),
     Refusal("method_not_allowed", 405, "caller", "This endpoint answers POST, GET and DELETE."),
-    Refusal("media_type_unsupported", 415, "caller", "A POST must be application/json without Content-Encoding."),
+    Refusal(
+        "media_type_unsupported", 415, "caller", "A POST must be application/json in UTF-8, without Content-Encoding."
+    ),
     # Who
     Refusal("key_missing", 401, "caller", "Show a Keystile key: `Authorization: Bearer ks_…` or `x-api-key: ks_…`."),
     Refusal("key_invalid", 401, "caller", "This Keystile key is not valid."),

@@ -176,6 +176,7 @@ def test_a_data_key_sealed_for_another_node_or_organization_is_not_taken_in() ->
         {"upstream_url": "http://mcp.example:443/mcp"},
         {"upstream_url": "https://mcp.example:444/mcp"},
         {"auth_type": AuthType.HEADER, "auth_header_name": "X-Token"},
+        {"auth_type": AuthType.NONE},
         {"active_version": 2},
     ],
 )
