@@ -10,6 +10,7 @@ import msgspec
 from keystile.core.mcp import error_body
 from keystile.errors import Refusal
 
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
 COMMENT = b":\n\n"

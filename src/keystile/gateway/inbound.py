@@ -11,6 +11,8 @@ import asyncio
 import socket
 import struct
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 from keystile.core.decide import Place, admissible, place
@@ -22,7 +24,6 @@ from keystile.gateway.gate import Gate
 from keystile.gateway.hearing import Hearing
 from keystile.gateway.holding import Holding
 
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LINGER_SECONDS = 2.0
 _RESET = struct.pack("ii", 1, 0)
 _NO_BODY = frozenset((204, 304))
@@ -139,21 +140,15 @@ class Inbound(asyncio.Protocol):
 
     def turn_away(self, refusal: Refusal, request_id: bytes | None = None, trace: str | None = None) -> None:
         """Answer the present request with a refusal. `trace` says that it was for an MCP endpoint."""
-        unread = self._unread()
-        request = self._head
-        self._closing = self._closing or self._gate.draining or unread or request is None or not request.keep_alive
-        self._say(
-            answers.refused(refusal, request_id, trace, rpc=trace is not None, close=self._closing), unread=unread
-        )
+        self._say(partial(answers.refused, refusal, request_id, trace, rpc=trace is not None))
 
     def abort(self) -> None:
         """Break the connection off: what the client has so far is visibly incomplete."""
-        if self._transport is None:
-            return
-        if self._head is not None and self._head.minor == 0:
-            # A body that ends by closing would seem complete, so this close is a reset.
-            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self._transport.abort()
+        if self._transport is not None:
+            if self._head is not None and self._head.minor == 0:
+                # A body that ends by closing would seem complete, so this close is a reset.
+                self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self._transport.abort()
 
     # What the gate asks
 
@@ -216,9 +211,10 @@ class Inbound(asyncio.Protocol):
             if hearing.begin(where):
                 self._read_body(head, hearing)
         elif where is Place.HEALTH:
-            self._answer_plain(200, b'{"status":"ok"}')
+            self._say(partial(answers.plain, 200, b'{"status":"ok"}'))
         elif where is Place.READY:
-            self._answer_plain(*((200, b'{"status":"ready"}') if gate.ready else (503, b'{"status":"starting"}')))
+            state = (200, b'{"status":"ready"}') if gate.ready else (503, b'{"status":"starting"}')
+            self._say(partial(answers.plain, *state))
         elif (refused := admissible(head.named, gate.shape)) is not None:
             self.turn_away(refused)
         elif where is Place.NOWHERE:
@@ -238,7 +234,7 @@ class Inbound(asyncio.Protocol):
         self._holding = Holding(head, request.budget)
         self._reading = True
         if head.expects_continue and not self._buffer:
-            self.write(_CONTINUE)
+            self.write(answers.CONTINUE)
         data, self._buffer = self._buffer, b""
         self._take(data)
 
@@ -261,21 +257,16 @@ class Inbound(asyncio.Protocol):
 
     # Endings
 
-    def _answer_plain(self, status: int, body: bytes) -> None:
+    def _say(self, answer: Callable[..., bytes]) -> None:
+        """A whole answer of our own; one to HEAD ends behind its head (RFC 9110, section 9.3.2)."""
         unread = self._unread()
         head = self._head
-        self._closing = self._closing or self._gate.draining or unread or head is None or not head.keep_alive
-        self._say(answers.plain(status, body, close=self._closing), unread=unread)
-
-    def _say(self, answer: bytes, *, unread: bool) -> None:
-        """A whole answer of our own; one to HEAD ends behind its head (RFC 9110, section 9.3.2)."""
-        if self._head is not None and self._head.method == b"HEAD":
-            answer = b"".join(answer.partition(b"\r\n\r\n")[:2])
-        self.write(answer)
-        if unread:
-            self._linger()
-        else:
-            self.ended()
+        self._closing = self._closing or unread or self._gate.draining or head is None or not head.keep_alive
+        text = answer(close=self._closing)
+        if head is not None and head.method == b"HEAD":
+            text = b"".join(text.partition(b"\r\n\r\n")[:2])
+        self.write(text)
+        (self._linger if unread else self.ended)()
 
     def _unread(self) -> bool:
         """Whether part of the present request is still to come. A whole body that nobody wants is stepped over."""
