@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from keystile.api.client_config import FORMATS, PLACEHOLDER
-
 from tests.api.conftest import serving
 
 pytestmark = pytest.mark.anyio

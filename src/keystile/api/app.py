@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from litestar import Litestar, Request, Response
 from litestar.handlers import HTTPRouteHandler
-from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Method, Receive, Scope, Send
 
 from keystile.api import check, client_config, connections, credentials, events, keys, openapi, page
 from keystile.api.answers import Reply, failure, refused, success
@@ -221,8 +221,9 @@ def application(house: House) -> ASGIApp:
 
 def routed(house: House, routes: tuple[Route, ...], base: str) -> Litestar:
     """A router over a route table. Each request's scope carries its `Caller` already."""
+    paths = dict.fromkeys(route.path for route in routes)
     return Litestar(
-        [_handler(house, route, base) for route in routes],
+        [_handler(house, base + path, {row.method: row for row in routes if row.path == path}) for path in paths],
         exception_handlers={Exception: _failed},
         openapi_config=None,
         logging_config=None,
@@ -230,8 +231,11 @@ def routed(house: House, routes: tuple[Route, ...], base: str) -> Litestar:
     )
 
 
-def _handler(house: House, route: Route, base: str) -> HTTPRouteHandler:
+def _handler(house: House, path: str, rows: dict[Method, Route]) -> HTTPRouteHandler:
+    """One handler a path, so that the router's own answer to OPTIONS names every method."""
+
     async def answer(request: Request[Any, Any, Any]) -> Response[bytes]:
+        route = rows[request.method]
         call = Call(
             house=house,
             caller=request.scope["state"]["caller"],
@@ -243,9 +247,8 @@ def _handler(house: House, route: Route, base: str) -> HTTPRouteHandler:
         )
         return _response(success(await route.handler(call), route.status))
 
-    path = base + route.path.replace("}", ":str}")
     # 200 satisfies the router's own checks; every response carries its row's status.
-    return HTTPRouteHandler(path, http_method=route.method, status_code=200, name=route.name)(answer)
+    return HTTPRouteHandler(path.replace("}", ":str}"), http_method=list(rows), status_code=200)(answer)
 
 
 async def _body(request: Request[Any, Any, Any], route: Route) -> msgspec.Struct | None:

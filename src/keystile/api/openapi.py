@@ -25,8 +25,8 @@ _OTHER = {
     500: "An unexpected fault, or a credential that does not open. The gateway's log has it under `details.id`.",
 }
 _PARAMETERS = {
-    "slug": ("The connection.", {"type": "string"}),
-    "version": ("The number of the version.", {"type": "string", "pattern": "^[1-9][0-9]*$"}),
+    "slug": ("The slug.", {"type": "string", "examples": ["github-prod"]}),
+    "version": ("The number of the version.", {"type": "string", "pattern": "^[1-9][0-9]{0,8}$", "examples": ["1"]}),
     "id": ("The key's id.", {"type": "string"}),
 }
 _ETAG = {"ETag": {"description": "The revision, for If-Match.", "schema": {"type": "string"}}}
@@ -34,7 +34,7 @@ _IF_MATCH = {
     "name": "If-Match",
     "in": "header",
     "description": "Do it only if the ETag is still this one; else 412.",
-    "schema": {"type": "string", "pattern": '^(\\*|"[0-9]+")$'},
+    "schema": {"type": "string"},
 }
 _IN_PATH = re.compile(r"{(\w+)}")
 _REFERENCE = "#/components/schemas/{name}"

@@ -14,9 +14,22 @@ from msgspec import UNSET, Meta, UnsetType
 
 from keystile.model import AuthType, Role
 
+_CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
+_SAID = f"[^{_CONTROL}]"
+VISIBLE = r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$"
+"""Visible ASCII, with spaces inside. In the document; `rules.py` checks it and says more than a pattern would."""
+
 ClientName = Literal["claude-code", "cursor", "vscode", "opencode", "generic"]
 
-Name = Annotated[str, Meta(min_length=1, max_length=200, description="For people. No control characters.")]
+Name = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=200,
+        description="For people. No control characters.",
+        extra_json_schema={"pattern": f"^{_SAID}*[^{_CONTROL}\\s]{_SAID}*$"},
+    ),
+]
 Slug = Annotated[
     str,
     Meta(
@@ -41,9 +54,17 @@ HeaderName = Annotated[
         max_length=128,
         description="A header field name (RFC 9110, section 5.6.2) that the gateway does not write itself.",
         examples=["X-MCP-Toolsets"],
+        extra_json_schema={"pattern": "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"},
     ),
 ]
-HeaderValue = Annotated[str, Meta(max_length=4096, description="Visible ASCII, spaces and tabs.")]
+HeaderValue = Annotated[
+    str,
+    Meta(
+        max_length=4096,
+        description="Visible ASCII, spaces and tabs inside.",
+        extra_json_schema={"pattern": r"^([\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?)?$"},
+    ),
+]
 Credential = Annotated[
     str,
     Meta(
@@ -51,6 +72,7 @@ Credential = Annotated[
         max_length=16384,
         description="The secret put on upstream requests. Visible ASCII and spaces. No answer ever shows it.",
         examples=["made-up-credential"],
+        extra_json_schema={"pattern": VISIBLE},
     ),
 ]
 Headers = Annotated[
@@ -68,7 +90,15 @@ MaxInFlight = Annotated[int, Meta(ge=1, le=1_000_000, description="Most exchange
 Time = Annotated[datetime, Meta(tz=True, description="RFC 3339, with an offset.", examples=["2030-01-01T00:00:00Z"])]
 Limit = Annotated[int, Meta(ge=1, le=1000, description="Most rows in this page.")]
 Cursor = Annotated[str, Meta(max_length=512, description="`meta.nextCursor` of the page before.")]
-User = Annotated[str, Meta(min_length=1, max_length=256, description="Visible characters.")]
+User = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=256,
+        description="Visible ASCII, spaces inside.",
+        extra_json_schema={"pattern": VISIBLE},
+    ),
+]
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
