@@ -6,154 +6,165 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.gateway.stage import CALL, Asked, Client, Upstream
+from tests.e2e.scene import eventually, scene
+from tests.gateway.stage import Asked, Client
 from tests.peers.gateway import Gateway, gateway
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("node")]
 
 EVENT = b'data: {"jsonrpc":"2.0","method":"notifications/message"}\n\n'
+WORKER, CONTROL = "keystile.gateway.worker", "keystile.control"
+READY = b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
-@asynccontextmanager
-async def upstream() -> AsyncIterator[tuple[Upstream, str]]:
-    started = Upstream()
-    server = await asyncio.start_server(started.serve, "127.0.0.1", 0)
-    yield started, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"
-    server.close()
+def pids(running: Gateway, module: str) -> list[int]:
+    """The live children that run this module."""
+    return [pid for pid in running.processes()[1:] if module in command(pid)]
 
 
-def request(slug: str, key: str, method: bytes = b"POST") -> bytes:
-    head = b"%b /v1/mcp/%b HTTP/1.1\r\nhost: 127.0.0.1\r\nx-api-key: %b\r\n" % (method, slug.encode(), key.encode())
-    if method == b"GET":
-        return head + b"\r\n"
-    return head + b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(CALL) + CALL
+def command(pid: int) -> str:
+    """What a process runs; nothing for one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
 
 
-async def prepared(running: Gateway, url: str) -> tuple[str, str]:
-    slug = await asyncio.to_thread(running.connection, url, "made-up-credential")
-    return slug, await asyncio.to_thread(running.client_key)
+async def streaming(_: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """One event, and then silence until the gateway goes."""
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+    writer.write(b"%x\r\n%b\r\n" % (len(EVENT), EVENT))
+    await reader.read()
 
 
-async def connect(running: Gateway) -> Client:
-    return Client(*await asyncio.open_connection("127.0.0.1", running.port))
-
-
-async def eventually(claim: object, *, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not await asyncio.to_thread(claim):  # type: ignore[arg-type]
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
-
-
-async def test_a_killed_worker_is_replaced_and_the_other_goes_on(tmp_path: Path) -> None:
-    async with upstream() as (_, url):
-        with gateway(tmp_path, workers=2) as running:
-            slug, key = await prepared(running, url)
-            clients = [await connect(running) for _ in range(16)]
+async def test_connections_that_wait_for_a_worker_outlive_it_and_the_other_goes_on(tmp_path: Path) -> None:
+    with gateway(tmp_path, workers=2) as running:
+        async with scene(running) as at:
+            first, second = pids(running, WORKER)
+            os.kill(first, signal.SIGSTOP)
+            clients = [await at.client() for _ in range(32)]
             for client in clients:
-                client.send(request(slug, key))
-                assert (await client.answer()).status == 200
-            before = running.processes()
-            os.kill(before[-1], signal.SIGKILL)
-            survivors = 0
-            for client in clients:
-                client.send(request(slug, key))
-                try:
-                    survivors += (await client.answer()).status == 200
-                except (asyncio.IncompleteReadError, ConnectionError):
-                    pass
-            assert survivors > 0
-            await eventually(lambda: len(running.processes()) == len(before) and running.ready())
-            assert running.processes() != before
-            client = await connect(running)
-            client.send(request(slug, key))
-            assert (await client.answer()).status == 200
-            trail = await asyncio.to_thread(running.events, 16 + survivors + 1, connection=slug)
-            assert sum(event["outcome"] == "done" for event in trail) == 16 + survivors + 1
-
-
-async def test_calls_go_on_while_the_control_process_is_away_and_their_events_arrive_later(tmp_path: Path) -> None:
-    async with upstream() as (_, url):
-        with gateway(tmp_path) as running:
-            slug, key = await prepared(running, url)
-            control = next(pid for pid in running.processes() if "keystile.control" in _command(pid))
-            os.kill(control, signal.SIGKILL)
-            client = await connect(running)
-            for _ in range(5):
-                client.send(request(slug, key))
-                assert (await client.answer()).status == 200
+                client.send(at.request())
+            answers = [asyncio.create_task(client.answer()) for client in clients]
+            await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
+            assert not all(answer.done() for answer in answers)
+            os.kill(first, signal.SIGKILL)
+            assert {(await answer).status for answer in answers} == {200}
             await eventually(running.ready)
-            assert len(await asyncio.to_thread(running.events, 5, connection=slug)) == 5
+            assert second in pids(running, WORKER) and first not in pids(running, WORKER)
+            assert [event["outcome"] for event in await at.events(32)] == ["done"] * 32
 
 
-def _command(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+async def test_a_node_is_ready_only_while_every_worker_serves(tmp_path: Path) -> None:
+    async def readiness(client: Client) -> int | None:
+        try:
+            client.send(READY)
+            return (await client.answer()).status
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+
+    with gateway(tmp_path, workers=2) as running:
+        async with scene(running) as at:
+            clients = [await at.client() for _ in range(16)]
+            assert [await readiness(client) for client in clients] == [200] * 16
+            os.kill(pids(running, WORKER)[0], signal.SIGKILL)
+            survivors = [client for client in clients if await readiness(client) is not None]
+            for status in (503, 200):
+                deadline = time.monotonic() + 20
+                while await readiness(survivors[0]) != status:
+                    assert time.monotonic() < deadline
+                    await asyncio.sleep(0.002)
+            assert {(await at.ask(at.request())).status for _ in range(8)} == {200}
 
 
-async def test_sigterm_finishes_what_runs_and_loses_no_event(tmp_path: Path) -> None:
+async def test_calls_go_on_and_workers_start_while_the_control_process_is_away(tmp_path: Path) -> None:
+    with gateway(tmp_path) as running:
+        async with scene(running) as at:
+            (control,), (worker,) = pids(running, CONTROL), pids(running, WORKER)
+            os.kill(control, signal.SIGSTOP)
+            assert (await at.ask(at.request())).status == 200
+            os.kill(worker, signal.SIGKILL)
+            for _ in range(4):  # the first waits in the socket for the new worker, which has but the feed to read
+                assert (await at.ask(at.request())).status == 200
+            os.kill(control, signal.SIGKILL)
+            assert (await at.ask(at.request())).status == 200
+            await eventually(lambda: pids(running, CONTROL) not in ([], [control]) and running.ready())
+            assert len(await at.events(6)) == 6
+            rotated = await at.api("POST", f"/connections/{at.slug}/rotate", {"credential": "made-up-and-rotated"})
+            assert rotated.data["credentialVersion"] == 2
+            at.forget()
+            assert (await at.ask(at.request())).status == 200
+            assert at.upstream.asked[0].field(b"authorization") == [b"Bearer made-up-and-rotated"]
+
+
+async def test_sigterm_finishes_what_runs_streams_too_and_loses_no_event(tmp_path: Path) -> None:
     released = asyncio.Event()
 
-    async def slow(_: Asked, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def slow(asked: Asked, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        kind = b"text/event-stream" if asked.line.startswith(b"GET") else b"application/json"
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\ntransfer-encoding: chunked\r\n\r\n" % kind)
         await released.wait()
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}")
+        writer.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(EVENT), EVENT))
 
-    async with upstream() as (behind, url):
-        behind.handler = slow
-        with gateway(tmp_path) as running:
-            slug, key = await prepared(running, url)
-            client, idle = await connect(running), await connect(running)
-            client.send(request(slug, key))
-            await behind.until(lambda: len(behind.asked) == 1)
+    with gateway(tmp_path) as running:
+        async with scene(running) as at:
+            at.upstream.handler = slow
+            callers = [await at.client() for _ in range(4)]
+            for caller, method in zip(callers, (b"POST", b"GET", b"POST", b"GET"), strict=True):
+                caller.send(at.request(method=method))
+            for caller in callers:
+                assert (await caller.head()).status == 200
+            idle = await at.client()
+            idle.send(READY)
+            await idle.answer()
             running.running.send_signal(signal.SIGTERM)
             assert await idle.closed()
+            with pytest.raises(OSError, match=r"onnect"):
+                await at.client()
             released.set()
-            answered = await client.answer()
-            assert (answered.status, answered.body) == (200, b"{}")
-            assert answered.field(b"connection") == [b"close"]
+            for caller in callers:
+                assert (await caller.chunk(), await caller.chunk()) == (EVENT, b"")
+                assert await caller.closed()
             assert await asyncio.to_thread(running.running.wait, 20) == 0
-        with gateway(tmp_path, admin_key=running.admin_key) as again:
-            (event,) = await asyncio.to_thread(again.events, 1, connection=slug)
-            assert event["outcome"] == "done"
+            slug = at.slug
+    with gateway(tmp_path, admin_key=running.admin_key) as again:
+        trail = await asyncio.to_thread(again.events, 4, connection=slug)
+        assert [event["outcome"] for event in trail] == ["done"] * 4
 
 
 async def test_a_stream_that_outlasts_the_drain_is_broken_off_and_recorded(tmp_path: Path) -> None:
-    async def stream(_: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
-        writer.write(b"%x\r\n%b\r\n" % (len(EVENT), EVENT))
-        await reader.read()
-
-    async with upstream() as (behind, url):
-        behind.handler = stream
-        with gateway(tmp_path, limits_drain_seconds=0.2) as running:
-            slug, key = await prepared(running, url)
-            client = await connect(running)
-            client.send(request(slug, key, b"GET"))
-            assert (await client.head()).status == 200
-            assert await client.chunk() == EVENT
+    with gateway(tmp_path, limits_drain_seconds=0.2) as running:
+        async with scene(running) as at:
+            at.upstream.handler = streaming
+            client = await at.client()
+            client.send(at.request(method=b"GET"))
+            assert (await client.head()).status == 200 and await client.chunk() == EVENT
             running.running.send_signal(signal.SIGTERM)
-            assert await client.closed()
+            assert await client.closed()  # without the last chunk: visibly incomplete
             assert await asyncio.to_thread(running.running.wait, 20) == 0
-        with gateway(tmp_path, admin_key=running.admin_key) as again:
-            (event,) = await asyncio.to_thread(again.events, 1, connection=slug)
-            assert event["outcome"] == "client_left"
+            slug = at.slug
+    with gateway(tmp_path, admin_key=running.admin_key) as again:
+        (event,) = await asyncio.to_thread(again.events, 1, connection=slug)
+        assert event["outcome"] == "client_left"
 
 
-async def test_a_second_supervisor_refuses_the_same_folder_and_the_same_port(tmp_path: Path) -> None:
-    with gateway(tmp_path) as running, pytest.raises(AssertionError, match="another Keystile serves"), gateway(tmp_path):
-        pytest.fail("two supervisors shared a folder")
-    with gateway(tmp_path / "one") as running:
-        other = tmp_path / "two"
-        other.mkdir()
-        environment = {"KEYSTILE_PORT": str(running.port), "KEYSTILE_DATA_DIR": str(other)}
-        done = await asyncio.create_subprocess_exec(
-            ".venv/bin/keystile", "serve", env={**os.environ, **environment}, stderr=asyncio.subprocess.PIPE
-        )
-        _, said = await done.communicate()
-        assert done.returncode not in {0, None}
-        assert b"cannot listen on" in said
+async def test_nothing_outlives_a_killed_supervisor(tmp_path: Path) -> None:
+    with gateway(tmp_path, workers=2, limits_drain_seconds=0.2) as running:
+        async with scene(running) as at:
+            at.upstream.handler = streaming
+            client = await at.client()
+            client.send(at.request(method=b"GET"))
+            assert (await client.head()).status == 200
+            children = {pid: command(pid) for pid in running.processes()[1:]}
+            assert len(children) == 3
+            running.running.kill()
+            assert await client.chunk() == EVENT and await client.closed()
+            await eventually(lambda: not any(command(pid) == what for pid, what in children.items()))
+            slug = at.slug
+    with gateway(tmp_path, admin_key=running.admin_key) as again:  # its lock is gone with it
+        (event,) = await asyncio.to_thread(again.events, 1, connection=slug)
+        assert event["outcome"] == "client_left"
