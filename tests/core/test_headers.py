@@ -350,6 +350,11 @@ def test_passing_drops_what_is_replaced_and_the_resumption_of_stateless_versions
     assert passing(fields, frozenset({b"x-a"}), frozenset({b"x-a"}), stateless=True) == [b"accept: */*"]
 
 
+@pytest.mark.parametrize("name", [b"mcp-session-id", b"mcp-session_id", b"mcp-", b"mcp", b"x-mcp-a"])
+def test_a_session_id_and_what_only_resembles_the_family_is_not_passed(name: bytes) -> None:
+    assert passing([(name, b"1")], frozenset(), frozenset(), stateless=False) == []
+
+
 def test_the_control_process_gets_our_word_on_forwarding_and_nobody_elses() -> None:
     head = parsed(
         b"POST /api/v1/keys?a=1 HTTP/1.1\r\nHost: gate.example\r\nX-Forwarded-For: 1.2.3.4\r\n"
