@@ -93,7 +93,7 @@ class Worker:
         loop.set_exception_handler(_unexpected)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        loop.add_reader(self._pipe, self._stop.set)
+        loop.add_reader(self._pipe, self._orphaned)
         while not self._gate.fresh():
             if self._stop.is_set():
                 return
@@ -112,6 +112,11 @@ class Worker:
         clock.cancel()
         self._gate.pool.close()
         self._gate.spool.close()
+
+    def _orphaned(self) -> None:
+        """The supervisor is gone: nothing is sent through the pipe after the boot message, so readable means closed."""
+        asyncio.get_running_loop().remove_reader(self._pipe)
+        self._stop.set()
 
     def _serving(self, state: int) -> None:
         self._word.cells[2 + self._boot.index] = state
@@ -148,7 +153,10 @@ def _unexpected(_: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> Non
 def main() -> None:
     """The entry point; the argument is the inherited pipe's number."""
     pipe = int(sys.argv[1])
-    boot = receive(pipe)
+    try:
+        boot = receive(pipe)
+    except EOFError:
+        return  # the supervisor died first
     notice.configure(boot.config.log_format)
 
     async def _run() -> None:
