@@ -311,7 +311,9 @@ class Stage:
         """Let the loop turn until it is so."""
         deadline = time.monotonic() + 10
         while not true():
-            assert time.monotonic() < deadline, f"{self.gate!r} {self.upstream.asked!r}"
+            assert time.monotonic() < deadline, (
+                f"{self.gate!r}, {len(self.upstream.asked)} asked, {len(self.events())} events"
+            )
             await asyncio.sleep(0)
 
     async def turns(self, count: int = 50) -> None:

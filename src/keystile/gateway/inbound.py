@@ -69,9 +69,8 @@ class Inbound(asyncio.Protocol):
         """The client is gone, and what was under way for it ends."""
         self._gate.left(self)
         self._closing = True
-        request, self._request = self._request, None
-        if request is not None:
-            request.left()
+        if self._request is not None:
+            self._request.left()
         self._forget()
 
     def data_received(self, data: bytes) -> None:
@@ -86,6 +85,11 @@ class Inbound(asyncio.Protocol):
             self._advance()
         elif len(self._buffer) > self._gate.limits.buffer_bytes and self._transport is not None:
             self._transport.pause_reading()
+
+    def eof_received(self) -> None:
+        """The client has closed its side: what is answered still leaves, what is under way is given up."""
+        if self._request is not None:
+            self.abort()
 
     def pause_writing(self) -> None:
         """The client reads slowly: so does the upstream."""
@@ -254,8 +258,6 @@ class Inbound(asyncio.Protocol):
         self._reading = False
         self._deadline = None
         request.whole(body)
-
-    # Endings
 
     def _say(self, answer: Callable[..., bytes]) -> None:
         """A whole answer of our own; one to HEAD ends behind its head (RFC 9110, section 9.3.2)."""

@@ -53,6 +53,7 @@ class Pool:
         )
         if not upstream.open:
             raise DialError(REFUSALS["upstream_unreachable"], "it closed at once")
+        self._open.add(upstream)
         return upstream
 
     async def dial_control(self) -> Upstream:
@@ -65,11 +66,8 @@ class Pool:
             raise DialError(REFUSALS["control_unavailable"]) from error
         if not upstream.open:
             raise DialError(REFUSALS["control_unavailable"])
-        return upstream
-
-    def made(self, upstream: Upstream) -> None:
-        """Keep count of it."""
         self._open.add(upstream)
+        return upstream
 
     def give_back(self, upstream: Upstream) -> None:
         """Keep it warm, unless enough are."""

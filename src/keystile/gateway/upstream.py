@@ -119,7 +119,6 @@ class Upstream(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self.transport = transport  # type: ignore[assignment]  # a stream protocol gets a stream transport
-        self.pool.made(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 — asyncio's signature
         """Where the next read goes; taken out again before anybody else reads."""
@@ -213,9 +212,6 @@ class Keeper(Protocol):
     """Who owns upstream connections. `reading` is where each of them reads into, in turn."""
 
     reading: memoryview
-
-    def made(self, upstream: Upstream) -> None:
-        """It is there."""
 
     def give_back(self, upstream: Upstream) -> None:
         """It is idle and may be used again."""
