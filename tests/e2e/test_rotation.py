@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
-from pathlib import Path
 
 import pytest
 
-from tests.gateway.stage import CALL, Asked, Client, Upstream
-from tests.peers.gateway import Gateway, gateway
+from tests.e2e.scene import Scene, scene
+from tests.gateway.stage import Asked
+from tests.peers.gateway import Gateway
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("bugs")]
 
 CALLERS = 64
 ROTATIONS = 200
@@ -30,22 +29,19 @@ async def tell_number(asked: Asked, _: asyncio.StreamReader, writer: asyncio.Str
 
 
 class Rotations:
-    """When each version's rotate call had answered."""
+    """`answered` is the newest version whose rotate call has answered."""
 
     def __init__(self) -> None:
-        self.answered = [(0.0, 1)]
+        self.answered = 1
         self.over = False
 
-    def newest(self) -> int:
-        return self.answered[-1][1]
 
-
-async def call_until_over(port: int, request: bytes, rotations: Rotations) -> list[tuple[int, int]]:
+async def call_until_over(at: Scene, rotations: Rotations) -> list[tuple[int, int]]:
     """(newest version when the request began, version the upstream got), for each call."""
-    client = Client(*await asyncio.open_connection("127.0.0.1", port))
+    client, request = await at.client(), at.request()
     found: list[tuple[int, int]] = []
     while not rotations.over:
-        newest = rotations.newest()
+        newest = rotations.answered
         client.send(request)
         answered = await client.answer()
         assert answered.status == 200, answered.body
@@ -54,36 +50,48 @@ async def call_until_over(port: int, request: bytes, rotations: Rotations) -> li
     return found
 
 
-async def rotate_many(running: Gateway, slug: str, rotations: Rotations) -> None:
+async def rotate_many(at: Scene, rotations: Rotations) -> None:
     try:
         for number in range(2, ROTATIONS + 2):
-            body = {"credential": credential(number)}
-            answer = await asyncio.to_thread(running.api, "POST", f"/connections/{slug}/rotate", body)
-            assert answer.status == 200, answer.body
-            rotations.answered.append((time.monotonic(), number))
+            rotated = await at.api("POST", f"/connections/{at.slug}/rotate", {"credential": credential(number)})
+            assert rotated.data["credentialVersion"] == number
+            rotations.answered = number
     finally:
         rotations.over = True
 
 
-async def test_no_request_that_starts_after_a_rotation_carries_an_older_credential(tmp_path: Path) -> None:
-    upstream = Upstream()
-    upstream.handler = tell_number
-    server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"
-    with gateway(tmp_path, workers=2) as running:
-        # To a thread, since the loop that serves the upstream must not stand still.
-        slug = await asyncio.to_thread(running.connection, url, credential(1))
-        key = await asyncio.to_thread(running.client_key)
-        request = (
-            b"POST /v1/mcp/%b HTTP/1.1\r\nhost: 127.0.0.1\r\nx-api-key: %b\r\ncontent-type: application/json\r\n"
-            b"content-length: %d\r\n\r\n%b" % (slug.encode(), key.encode(), len(CALL), CALL)
-        )
+async def test_no_request_that_starts_after_a_rotation_carries_an_older_credential(running: Gateway) -> None:
+    async with scene(running, credential(1)) as at:
+        at.upstream.handler = tell_number
         rotations = Rotations()
-        calls = [asyncio.create_task(call_until_over(running.port, request, rotations)) for _ in range(CALLERS)]
-        await rotate_many(running, slug, rotations)
+        calls = [asyncio.create_task(call_until_over(at, rotations)) for _ in range(CALLERS)]
+        await rotate_many(at, rotations)
         found = [pair for call in calls for pair in await call]
-        assert all(used >= newest for newest, used in found)
+        assert [pair for pair in found if pair[1] < pair[0]] == []
         assert len({used for _, used in found}) > ROTATIONS // 2, "the load did not meet the rotations"
-        trail = await asyncio.to_thread(running.events, min(1000, len(found)), connection=slug)
-        assert all(event["outcome"] == "done" for event in trail)
-    server.close()
+        trail = await at.events(min(1000, len(found)))
+        assert {event["outcome"] for event in trail} == {"done"}
+
+
+async def test_rolling_back_and_disabling_count_from_their_answer_on(running: Gateway) -> None:
+    async with scene(running, credential(1)) as at:
+        at.upstream.handler = tell_number
+        path = f"/connections/{at.slug}"
+        assert (await at.api("POST", f"{path}/rotate", {"credential": credential(2)})).status == 200
+        clients = [await at.client() for _ in range(8)]  # so that each worker has some
+
+        async def numbers() -> set[int]:
+            for client in clients:
+                client.send(at.request())
+            answers = [await client.answer() for client in clients]
+            return {answer.json["result"]["number"] if answer.status == 200 else answer.status for answer in answers}
+
+        for version in (1, 2, 1):
+            assert (await at.api("POST", f"{path}/versions/{version}/activate")).status == 200
+            assert await numbers() == {version}
+        for enabled, seen in ((False, {403}), (True, {1})):
+            assert (await at.api("PATCH", path, {"enabled": enabled})).status == 200
+            assert await numbers() == seen
+        key_id = (await at.api("GET", "/keys?limit=1")).data[0]["id"]
+        assert (await at.api("DELETE", f"/keys/{key_id}")).status == 204
+        assert await numbers() == {401}
