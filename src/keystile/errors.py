@@ -105,7 +105,6 @@ _TABLE = (
     ),
     Refusal("configuration_stale", 503, "gateway", "The configuration is being read. Try again.", retry_after=1),
     Refusal("control_unavailable", 503, "gateway", "The control process is not answering. Try again.", retry_after=1),
-    Refusal("draining", 503, "gateway", "This gateway is shutting down. Try again.", retry_after=1),
     Refusal("credential_unreadable", 500, "gateway", "The connection's credential cannot be opened. Enter it anew."),
     Refusal("internal_error", 500, "gateway", "An unexpected fault. The gateway's log has it."),
     # The upstream

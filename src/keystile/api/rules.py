@@ -17,7 +17,7 @@ from keystile.model import AuthType
 
 _CREDENTIAL = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 _VALUE = re.compile(r"([\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?)?")
-_USER = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+_USER = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,254}[\x21-\x7e])?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -90,7 +90,7 @@ def ca_pem(text: str | None) -> str | None:
 def pinned_user(text: str | None) -> str | None:
     """A user a key is pinned to: what X-Keystile-User may hold."""
     if text is not None and not _USER.fullmatch(text):
-        raise refuse("pinnedUser", "must be visible ASCII characters, with spaces inside only")
+        raise refuse("pinnedUser", "must be 1 to 256 visible ASCII characters, with spaces inside only")
     return text
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Protocol
 
 from keystile.audit.event import Event
@@ -138,22 +138,17 @@ class Gate:
         if forwarded_for is None or not self._trusted(peer):
             return peer
         for text in reversed(forwarded_for.decode("latin-1").split(",")):
-            candidate = text.strip()
-            try:
-                address = str(ip_address(candidate))
-            except ValueError:
-                return peer
-            peer = address
-            if not self._trusted(address):
+            address = _address(text.strip())
+            if address is None:
+                break
+            peer = str(address)
+            if not self._trusted(peer):
                 break
         return peer
 
-    def _trusted(self, address: str) -> bool:
-        try:
-            found = ip_address(address)
-        except ValueError:
-            return False
-        return any(found in network for network in self._proxies)
+    def _trusted(self, text: str) -> bool:
+        address = _address(text)
+        return address is not None and any(address in network for network in self._proxies)
 
     def _catch_up(self) -> bool:
         try:
@@ -179,3 +174,11 @@ class Gate:
             live.withdraw(refusal)
         else:
             live.key = key
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    """An address, or None. A zone id would be free text in the trail."""
+    try:
+        return None if "%" in text else ip_address(text)
+    except ValueError:
+        return None

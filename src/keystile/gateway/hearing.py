@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from keystile.core.decide import Admitted, Place, Turned, admit, decide
+from keystile.core.decide import Admitted, Place, Turned, admissible, admit, decide
 from keystile.core.http1 import RequestHead
 from keystile.errors import REFUSALS, Refusal
 from keystile.gateway.gate import Gate
@@ -52,7 +52,7 @@ class Hearing:
             return self.refuse(REFUSALS["configuration_stale"])
         if where is not Place.ENDPOINT:
             record.connection = gate.registry.endpoint_named(record.slug.decode("ascii"))
-            return self.refuse(REFUSALS["not_found"])
+            return self.refuse(admissible(self._head.named, gate.shape) or REFUSALS["not_found"])
         admitted = self._admit()
         if admitted is None:
             return False
@@ -83,6 +83,9 @@ class Hearing:
 
     def refuse(self, refusal: Refusal, request_id: bytes | None = None) -> bool:
         """Turn it away and record that; False, for callers that end with it."""
+        if self._relay is not None:
+            self._relay.withdraw(refusal)
+            return False
         record = self._record
         record.status = refusal.status
         self._gate.record(record.event("refused", refusal))

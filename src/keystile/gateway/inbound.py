@@ -18,7 +18,7 @@ from typing import cast
 from keystile.core.decide import Place, admissible, place
 from keystile.core.http1 import AnswerHead, RequestHead, read_request
 from keystile.errors import REFUSALS, Refusal
-from keystile.gateway import answers
+from keystile.gateway import answers, notice
 from keystile.gateway.errand import Errand
 from keystile.gateway.gate import Gate
 from keystile.gateway.hearing import Hearing
@@ -35,7 +35,7 @@ class Inbound(asyncio.Protocol):
     def __init__(self, gate: Gate) -> None:
         self.peer = ""
         self._gate = gate
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport
         self._buffer = b""
         self._searched = 0
         self._deadline: float | None = time.monotonic() + gate.limits.head_seconds
@@ -75,16 +75,21 @@ class Inbound(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client: of a head, of a body, or of the next request while one is under way."""
-        if self._lingering:
-            return
+        try:
+            self._receive(data)
+        except Exception as error:  # noqa: BLE001 — one caller's bug is not the next caller's
+            notice.bug(error, "request")
+            (self.turn_away if self._request is None else self._request.refuse)(REFUSALS["internal_error"])
+
+    def _receive(self, data: bytes) -> None:
         if self._reading:
             self._take(data)
-            return
-        self._buffer = self._buffer + data if self._buffer else data
-        if self._request is None and not self._choked:
-            self._advance()
-        elif len(self._buffer) > self._gate.limits.buffer_bytes and self._transport is not None:
-            self._transport.pause_reading()
+        elif not self._lingering:
+            self._buffer = self._buffer + data if self._buffer else data
+            if self._request is None and not self._choked:
+                self._advance()
+            elif len(self._buffer) > self._gate.limits.buffer_bytes:
+                self._transport.pause_reading()
 
     def eof_received(self) -> None:
         """The client has closed its side: what is answered still leaves, what is under way is given up."""
@@ -109,8 +114,7 @@ class Inbound(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Bytes of an answer."""
-        if self._transport is not None:
-            self._transport.write(data)
+        self._transport.write(data)
 
     def frames(self, lines: list[bytes], head: AnswerHead) -> bool:
         """Add the fields that frame an answer to this client; whether its body is chunked."""
@@ -134,8 +138,6 @@ class Inbound(asyncio.Protocol):
     def ended(self) -> None:
         """The answer is out; the next request may come."""
         self._forget()
-        if self._transport is None:
-            return
         self._deadline = time.monotonic() + self._gate.limits.keepalive_seconds
         if self._closing:
             self._transport.close()
@@ -148,11 +150,10 @@ class Inbound(asyncio.Protocol):
 
     def abort(self) -> None:
         """Break the connection off: what the client has so far is visibly incomplete."""
-        if self._transport is not None:
-            if self._head is not None and self._head.minor == 0:
-                # A body that ends by closing would seem complete, so this close is a reset.
-                self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            self._transport.abort()
+        if self._head is not None and self._head.minor == 0:
+            # A body that ends by closing would seem complete, so this close is a reset.
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._transport.abort()
 
     # What the gate asks
 
@@ -170,14 +171,14 @@ class Inbound(asyncio.Protocol):
     def drain(self) -> None:
         """No more requests after the present one."""
         self._closing = True
-        if self._request is None and self._transport is not None:
+        if self._request is None:
             self._transport.close()
 
     # One request
 
     def _next(self) -> None:
         """Go on with what has come meanwhile, unless the loop below is what called."""
-        if self._buffer and not self._advancing and self._transport is not None:
+        if self._buffer and not self._advancing:
             self._transport.resume_reading()
             self._advance()
 
@@ -288,7 +289,7 @@ class Inbound(asyncio.Protocol):
         self._lingering = True
         self._buffer = b""
         self._deadline = time.monotonic() + _LINGER_SECONDS
-        if self._transport is not None and self._transport.can_write_eof():
+        if self._transport.can_write_eof():
             self._transport.write_eof()
 
     def _forget(self) -> None:
