@@ -101,9 +101,17 @@ class Wire:
         """Close its connections."""
         self._client.close()
 
-    def data(self, method: str, path: str, fields: dict[str, object] | None = None, if_match: str | None = None) -> Row:
+    def data(
+        self,
+        method: str,
+        path: str,
+        fields: dict[str, object] | None = None,
+        *,
+        query: dict[str, object] | None = None,
+        if_match: str | None = None,
+    ) -> Row:
         """What a success carries. Raises what the server raised; Unavailable when it cannot be reached."""
-        return self._answer(method, path, fields, None, if_match).get("data", {})
+        return self._answer(method, path, fields, query, if_match).get("data", {})
 
     def rows(self, path: str, query: dict[str, object], most: int | None = None) -> Iterator[Row]:
         """The rows of a list, page by page as they are asked for, `most` of them at most."""
@@ -125,7 +133,7 @@ class Wire:
         method: str,
         path: str,
         fields: dict[str, object] | None,
-        query: dict[str, object] | None = None,
+        query: dict[str, object] | None,
         if_match: str | None = None,
     ) -> Row:
         body = None if fields is None else {_camel(name): value for name, value in fields.items()}
@@ -161,7 +169,7 @@ class Connections:
 
     def patch(self, slug: str, *, if_match: str | None = None, **fields: object) -> Row:
         """Change what is named. None takes an optional field off."""
-        return self._wire.data("PATCH", _path(slug), fields, if_match)
+        return self._wire.data("PATCH", _path(slug), fields, if_match=if_match)
 
     def rotate(self, slug: str, credential: str) -> Row:
         """A new credential, active when this returns."""
@@ -193,7 +201,7 @@ class Connections:
 
     def client_config(self, slug: str, client: str = "generic") -> Row:
         """What to paste into an MCP client."""
-        return self._wire.data("GET", f"{_path(slug, 'client-config')}?client={_segment(client)}")
+        return self._wire.data("GET", _path(slug, "client-config"), query={"client": client})
 
 
 class Keys:
