@@ -33,12 +33,30 @@ class DialError(Exception):
 async def dial(
     target: Target, reach: Reach, ca_pem: str | None, seconds: float, factory: Callable[[], P]
 ) -> tuple[asyncio.Transport, P]:
-    """A connected transport and its protocol, or DialError. `seconds` bounds resolving, connecting and TLS together."""
+    """A connected transport and its protocol, or DialError. `seconds` bounds resolving, connecting and TLS together.
+
+    The addresses share what time is left evenly: one that swallows packets must not use up the next one's.
+    """
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + seconds
     try:
-        async with asyncio.timeout(seconds):
-            return await _first(target, reach, ca_pem, factory)
+        async with asyncio.timeout_at(ends):
+            addresses = await resolve(target)
     except TimeoutError as error:
         raise DialError(REFUSALS["upstream_dial_timeout"]) from error
+    failure = DialError(REFUSALS["upstream_unreachable"])
+    for index, address in enumerate(addresses):
+        reason = judge(reach, address, target.scheme)
+        if reason is not None:
+            failure = DialError(REFUSALS["address_refused"], reason)
+            continue
+        try:
+            async with asyncio.timeout((ends - loop.time()) / (len(addresses) - index)):
+                return await _connect(target, address, ca_pem, factory)
+        except (OSError, ValueError) as error:
+            failure = DialError(_refusal(error))
+            failure.__cause__ = error
+    raise failure
 
 
 async def resolve(target: Target) -> list[str]:
@@ -52,24 +70,11 @@ async def resolve(target: Target) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-async def _first(
-    target: Target, reach: Reach, ca_pem: str | None, factory: Callable[[], P]
-) -> tuple[asyncio.Transport, P]:
-    failure = DialError(REFUSALS["upstream_unreachable"])
-    for address in await resolve(target):
-        reason = judge(reach, address, target.scheme)
-        if reason is not None:
-            failure = DialError(REFUSALS["address_refused"], reason)
-            continue
-        try:
-            return await _connect(target, address, ca_pem, factory)
-        except ssl.SSLError as error:
-            failure = DialError(REFUSALS["upstream_untrusted"])
-            failure.__cause__ = error
-        except OSError as error:
-            failure = DialError(REFUSALS["upstream_unreachable"])
-            failure.__cause__ = error
-    raise failure
+def _refusal(error: OSError | ValueError) -> Refusal:
+    if isinstance(error, TimeoutError):
+        return REFUSALS["upstream_dial_timeout"]
+    # ValueError: a `caPem` that is none, or a host no certificate can name. `ssl.SSLError` is an OSError.
+    return REFUSALS["upstream_untrusted" if isinstance(error, ssl.SSLError | ValueError) else "upstream_unreachable"]
 
 
 async def _connect(

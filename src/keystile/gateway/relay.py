@@ -19,6 +19,7 @@ from keystile.core.headers import scrubbed
 from keystile.core.http1 import AnswerHead
 from keystile.dial import DialError
 from keystile.errors import REFUSALS, Refusal
+from keystile.gateway import notice
 from keystile.gateway.answers import COMMENT, LAST_CHUNK, chunk, status_line
 from keystile.gateway.gate import Gate
 from keystile.gateway.record import Record
@@ -102,9 +103,11 @@ class Relay:
         began = time.monotonic()
         try:
             upstream = await self._gate.pool.dial(self._forward.admitted.endpoint)
-        except DialError as error:
+        except Exception as error:  # noqa: BLE001 — a dial that ends by a bug must not leave its exchange waiting
+            if not isinstance(error, DialError):
+                notice.bug(error, "dial")
             self._dialling = None
-            self.failed(error.refusal)
+            self.failed(error.refusal if isinstance(error, DialError) else REFUSALS["internal_error"])
             return
         self._record.dialled = time.monotonic() - began
         self._dialling = None

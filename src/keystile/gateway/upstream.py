@@ -7,6 +7,7 @@ so; a connection is used again only when both ends agree that the last answer en
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import Protocol
 
 from keystile.config import Limits
@@ -147,10 +148,20 @@ class Upstream(asyncio.BufferedProtocol):
         asker, self._asker = self._asker, None
         if asker is None:
             return
-        if self._reader is not None and self._reader.complete_at_eof and exc is None:
+        if self._reader is not None and self._reader.complete_at_eof and exc is None and self._closed_by_peer():
             asker.finished()
         else:
             asker.failed(_LOST)
+
+    def _closed_by_peer(self) -> bool:
+        """Under TLS, whether the peer itself said that it closes: anybody can cut the wire (RFC 9112, section 9.8)."""
+        secured = None if self.transport is None else self.transport.get_extra_info("ssl_object")
+        try:
+            return secured is None or not secured.read(1)
+        except ssl.SSLZeroReturnError:
+            return True
+        except ssl.SSLError:
+            return False
 
     def _head(self, data: bytes, asker: Asker) -> bytes | None:
         """Read the head; returns the bytes behind it once it is whole and told."""
