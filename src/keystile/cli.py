@@ -18,6 +18,7 @@ from keystile.config import ConfigError
 from keystile.errors import KeystileError, StartRefused
 
 FAILED, CONFIGURATION, INTERRUPTED = 1, 78, 130
+_LONG = 12  # characters; commands and most slips in them are shorter
 
 HINTS = {
     "unauthenticated": "Set KEYSTILE_API_KEY to a key that is not a client's.",
@@ -57,7 +58,7 @@ def run() -> int:
     try:
         return app(standalone_mode=False) or 0
     except typer.TyperException as error:
-        complain(error.format_message(), "keystile --help shows every command.")
+        complain(_said(error), "keystile --help shows every command.")
         return error.exit_code
     except typer.Exit as error:
         return error.exit_code
@@ -75,3 +76,13 @@ def run() -> int:
     except KeystileError as error:
         complain(error.message, HINTS.get(error.code))
         return FAILED
+
+
+def _said(error: typer.TyperException) -> str:
+    """What is wrong with the usage. No long word that was typed is repeated: it may be a secret out of place."""
+    message = error.format_message()
+    for word in sys.argv[1:]:
+        for typed in (word, word.partition("=")[2]):
+            if len(typed) >= _LONG and not typed.startswith("--"):
+                message = message.replace(typed, "…")
+    return message

@@ -26,7 +26,7 @@ SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{2,63}")
 _AT = re.compile(r" - at (?:`key` in )?`\$\.?(.*)`$")
 _VALUE = re.compile(r"^Invalid enum value .*", re.DOTALL)
 _NAMED = re.compile(r"^Object (?:missing required|contains unknown) field `(.*)`$", re.DOTALL)
-_NAME_SHOWN = 64
+_PLAIN = re.compile(r"[A-Za-z_]{1,40}")  # a name that is shown back: no token has this form, as a secret might
 _NUMBERS = frozenset({"limit"})
 _DIGITS = re.compile(r"[0-9]{1,9}")
 
@@ -82,7 +82,7 @@ def read_query(pairs: Iterable[tuple[str, str]], type_: type[Q]) -> Q:
     given: dict[str, str | int] = {}
     for name, value in pairs:
         if name in given:
-            raise refuse(name[:_NAME_SHOWN], "is given twice")
+            raise refuse(name, "is given twice") if _PLAIN.fullmatch(name) else Invalid("A parameter is given twice.")
         given[name] = int(value) if name in _NUMBERS and _DIGITS.fullmatch(value) else value
     try:
         return msgspec.convert(given, type=type_)
@@ -100,10 +100,11 @@ def invalid(said: str) -> Invalid:
     place = _AT.search(said)
     what = said[: place.start()] if place else said
     named = _NAMED.match(what)
+    missing = named is not None and "missing" in what.partition("`")[0]
+    if named is not None and not missing and not _PLAIN.fullmatch(named[1]):
+        return Invalid("A member of the body or query is not a field of this request.")
     field = ".".join(part for part in (place[1] if place else "", named[1] if named else "") if part)
-    field = field[:_NAME_SHOWN]
     if named:
-        missing = "missing" in what.partition("`")[0]
         return refuse(field, "is needed" if missing else "is not a field of this request")
     what = "is not one of the accepted values" if _VALUE.match(what) else what[0].lower() + what[1:]
     if not field:
