@@ -33,7 +33,7 @@ from keystile.publish import Publisher
 from keystile.store.database import Database, sqlite
 from keystile.vault import Vault
 
-GRACE_SECONDS = 5
+GRACE_SECONDS = 3  # the supervisor's patience is 5
 REFUSED = 78
 """Exit code of a process that must not start, and would not the next time either: sysexits' EX_CONFIG."""
 BACKLOG = 1024
