@@ -501,7 +501,7 @@ def recorded(found: Admitted | Forward | Turned) -> str:
     admitted = found.admitted if isinstance(found, Forward) else found
     parts: list[object] = [admitted.context]
     if isinstance(admitted, Admitted):
-        parts.append(admitted.fields.get(b"mcp-protocol-version"))
+        parts.append(admitted.protocol)
     if not isinstance(found, Admitted):
         parts += [text for each in found.operations for text in (each.method, each.name, each.version)]
     return repr(parts)

@@ -12,9 +12,9 @@ from keystile.core.headers import (
     banned,
     banned_from_client,
     control_head,
-    fixed_block,
     from_control,
     named_by_connection,
+    opening,
     passing,
     scrubbed,
 )
@@ -332,11 +332,11 @@ def answer(*pairs: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
 # The fixed part, and the control process
 
 
-def test_the_fixed_block_names_the_upstream_and_ourselves() -> None:
+def test_the_opening_names_the_upstream_and_ourselves() -> None:
     target = parse_target("http://[::1]:8000/mcp")
     assert isinstance(target, Target)
-    assert fixed_block(target, {"X-Fixed": "1"}) == (
-        b"host: [::1]:8000\r\nuser-agent: keystile\r\naccept-encoding: identity\r\nX-Fixed: 1\r\n"
+    assert opening(target, {"X-Fixed": "1"}) == (
+        b" /mcp HTTP/1.1\r\nhost: [::1]:8000\r\nuser-agent: keystile\r\naccept-encoding: identity\r\nX-Fixed: 1\r\n"
     )
 
 

@@ -35,7 +35,7 @@ def told(registry: Registry) -> dict[str, object]:
         "named": {slug: registry.endpoint_named(slug) for slug in ("alpha", "beta")},
         "rows": {number: registry.connection(f"connection{number}") for number in range(1, 5)},
         "called": {
-            (organization, slug): (endpoint.connection, opened(endpoint, registry.ring), endpoint.fixed)
+            (organization, slug): (endpoint.connection, opened(endpoint, registry.ring), endpoint.opening)
             for organization in (OURS, THEIRS)
             for slug in ("alpha", "beta")
             if (endpoint := registry.endpoint(organization, slug)) is not None

@@ -71,18 +71,21 @@ class Turned(msgspec.Struct, frozen=True, gc=False):
 
 
 class Admitted(msgspec.Struct, frozen=True, gc=False):
-    """Evidence that this head may call this endpoint. `session` is the verified upstream session id.
+    """Evidence that a head may call this endpoint, and all that a message needs of that head.
 
-    Its `repr` shows no field of the head: the caller's key is among them.
+    `block` are the field lines that go upstream, each with its CRLF, the verified session id among them; `named` the
+    mirrored method and name; `protocol` the version the head states. `stateless` is that of MCP 2026-07-28. A head is
+    not kept: the caller's key is in it.
     """
 
-    head: RequestHead
-    fields: dict[bytes, bytes]
+    method: bytes
     endpoint: Endpoint
     key: ApiKey
     context: Context
     holder: Holder
-    session: bytes | None
+    block: bytes
+    named: tuple[bytes | None, bytes | None]
+    protocol: bytes | None
     stateless: bool
 
     def __repr__(self) -> str:
@@ -159,7 +162,17 @@ def admit(head: RequestHead, slug: bytes, registry: Registry, shape: Shape, now:
     session = None if stateless else _session_of(fields, holder)
     if isinstance(session, Refusal):
         return Turned(session, connection, key, context)
-    return Admitted(head, fields, endpoint, key, context, holder, session, stateless)
+    return Admitted(
+        head.method,
+        endpoint,
+        key,
+        context,
+        holder,
+        _block(head, endpoint, session, stateless=stateless),
+        (fields.get(b"mcp-method"), fields.get(b"mcp-name")),
+        version or None,
+        stateless,
+    )
 
 
 def standing(key: ApiKey, connection: Connection | None) -> Refusal | None:
@@ -176,16 +189,15 @@ def standing(key: ApiKey, connection: Connection | None) -> Refusal | None:
 def decide(admitted: Admitted, body: bytes, registry: Registry) -> Forward | Turned:
     """Judge the whole message and build the upstream head, the credential opened and placed inside this call."""
     operations: tuple[Operation, ...] = ()
-    fields = admitted.fields
-    if admitted.head.method == b"POST":
-        found = asked(body, fields.get(b"mcp-method"), fields.get(b"mcp-name"))
+    length = b""
+    if admitted.method == b"POST":
+        found = asked(body, *admitted.named)
         if isinstance(found, Refused):
             return _turned(admitted, found.refusal, (), found.id)
         operations = found
-    lines = _lines(admitted, body)
+        length = b"content-length: %d\r\n" % len(body)
     request_id = operations[0].id if len(operations) == 1 and operations[0].kind == "request" else None
-    block = b"\r\n".join(lines)
-    if _repeats_key(block, body, operations):
+    if _repeats_key(admitted.block, body, operations):
         # Nothing of the message is recorded here: a name that holds a key would put it into the trail.
         return _turned(admitted, REFUSALS["key_repeated"], (), request_id)
     endpoint = admitted.endpoint
@@ -193,30 +205,21 @@ def decide(admitted: Admitted, body: bytes, registry: Registry) -> Forward | Tur
         credential = opened(endpoint, registry.ring)
     except Unreadable:
         return _turned(admitted, REFUSALS["credential_unreadable"], operations, request_id)
-    head = b"%b %b HTTP/1.1\r\n%b%b%b%b\r\n" % (
-        admitted.head.method,
-        endpoint.target.path.encode("ascii"),
-        endpoint.fixed,
-        block,
-        b"\r\n" if lines else b"",
-        b"" if credential is None else endpoint.scheme.field(credential),
-    )
+    placed = b"" if credential is None else endpoint.scheme.field(credential)
+    head = b"".join((admitted.method, endpoint.opening, admitted.block, length, placed, b"\r\n"))
     return Forward(admitted, operations, head, credential)
 
 
-def _lines(admitted: Admitted, body: bytes) -> list[bytes]:
-    endpoint = admitted.endpoint
+def _block(head: RequestHead, endpoint: Endpoint, session: bytes | None, *, stateless: bool) -> bytes:
     replaced = endpoint.replaced
-    fields = admitted.head.fields
-    said = admitted.fields.get(b"connection")
+    said = head.named.get(b"connection")
     if said is not None and said.lower() not in _PLAIN_CONNECTION:
-        replaced = replaced | named_by_connection(fields)
-    lines = passing(fields, endpoint.forward, replaced, stateless=admitted.stateless)
-    if admitted.session is not None:
-        lines.append(b"mcp-session-id: " + admitted.session)
-    if admitted.head.method == b"POST":
-        lines.append(b"content-length: %d" % len(body))
-    return lines
+        replaced = replaced | named_by_connection(head.fields)
+    lines = passing(head.fields, endpoint.forward, replaced, stateless=stateless)
+    if session is not None:
+        lines.append(b"mcp-session-id: " + session)
+    lines.append(b"")
+    return b"\r\n".join(lines)
 
 
 def _repeats_key(block: bytes, body: bytes, operations: tuple[Operation, ...]) -> bool:

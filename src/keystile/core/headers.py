@@ -177,9 +177,10 @@ def doubled(fields: Fields) -> bool:
     return False
 
 
-def fixed_block(target: Target, headers: dict[str, str]) -> bytes:
-    """What every upstream head of a connection holds: compiled when configured, copied when serving."""
-    lines = [f"host: {target.authority}", f"user-agent: {USER_AGENT.decode()}", "accept-encoding: identity"]
+def opening(target: Target, headers: dict[str, str]) -> bytes:
+    """What follows the method in every upstream head of a connection: compiled when configured, not when serving."""
+    lines = [f" {target.path} HTTP/1.1", f"host: {target.authority}"]
+    lines += [f"user-agent: {USER_AGENT.decode()}", "accept-encoding: identity"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "".join(line + "\r\n" for line in lines).encode("ascii")
 

@@ -7,7 +7,7 @@ the first look-up and thrown away when the row changes, so that 100,000 idle con
 from __future__ import annotations
 
 from keystile.core.envelope import KeyRing, credential_binding, open_for_node
-from keystile.core.headers import fixed_block
+from keystile.core.headers import opening
 from keystile.core.target import Target, parse_target
 from keystile.errors import Unreadable
 from keystile.model import ApiKey, AuthType, Change, Connection, DataKey, Dropped, Published, Role
@@ -17,7 +17,7 @@ from keystile.schemes import Scheme, scheme_of
 class Endpoint:
     """A connection, compiled: everything a request needs that does not depend on the request."""
 
-    __slots__ = ("associated", "connection", "fixed", "forward", "pool_key", "replaced", "scheme", "sealed", "target")
+    __slots__ = ("associated", "connection", "forward", "opening", "pool_key", "replaced", "scheme", "sealed", "target")
 
     def __init__(self, published: Published) -> None:
         connection = published.connection
@@ -30,7 +30,7 @@ class Endpoint:
         self.sealed: bytes | None = published.sealed
         self.associated = _associated(published, target)
         self.pool_key = (connection.id, target.origin, connection.ca_pem)
-        self.fixed = fixed_block(target, connection.headers)
+        self.opening = opening(target, connection.headers)
         self.forward = frozenset(name.lower().encode("ascii") for name in connection.forward_headers)
         fixed_names = {name.lower().encode("ascii") for name in connection.headers}
         self.replaced = frozenset({self.scheme.replaces, b"mcp-session-id"} | fixed_names)

@@ -7,10 +7,12 @@ from http import HTTPStatus
 
 import msgspec
 
+from keystile.core.http1 import AnswerHead
 from keystile.core.mcp import error_body
 from keystile.errors import Refusal
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+CHUNKED = b"transfer-encoding: chunked"
 LAST_CHUNK = b"0\r\n\r\n"
 
 COMMENT = b":\n\n"
@@ -21,6 +23,7 @@ _LINES = {
     for status in HTTPStatus
     if status.value >= HTTPStatus.OK
 }
+_NO_BODY = frozenset((204, 304))
 _CHALLENGE = b'www-authenticate: Bearer realm="keystile"\r\n'
 
 
@@ -41,11 +44,19 @@ def refused(refusal: Refusal, request_id: bytes | None, trace: str | None, *, rp
     return b"".join((_refusal_head(refusal, close), traced, b"content-length: %d\r\n\r\n" % len(body), body))
 
 
-def plain(status: int, body: bytes, *, close: bool) -> bytes:
-    """A small JSON answer of our own."""
+def state(*, well: bool, close: bool) -> bytes:
+    """The answer to a health or readiness probe."""
+    status, body = (200, b'{"status":"ok"}') if well else (503, b'{"status":"starting"}')
     ending = b"connection: close\r\n" if close else b""
     head = status_line(status) + b"content-type: application/json\r\ncache-control: no-store\r\n"
     return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, ending, len(body), body)
+
+
+def framing(head: AnswerHead, *, legacy: bool) -> bytes:
+    """The field that frames a body we pass on; empty when it has none, or ends by closing (HTTP/1.0)."""
+    if head.length is None:
+        return b"" if legacy else CHUNKED
+    return b"" if head.status in _NO_BODY else b"content-length: %d" % head.length
 
 
 @lru_cache(maxsize=256)

@@ -20,6 +20,7 @@ from keystile.core.registry import Registry
 from keystile.errors import REFUSALS, Refusal
 from keystile.feed import FeedReader, FeedShort, Word
 from keystile.gateway import notice
+from keystile.gateway.heads import Heads, Known
 from keystile.gateway.holding import Budget
 from keystile.gateway.limits import InFlight
 from keystile.gateway.pool import Pool
@@ -80,6 +81,7 @@ class Gate:
         self.registry = registry()
         self.callers: set[Caller] = set()
         self.live: set[Live] = set()
+        self.heads = Heads()
         self.bodies = Budget(limits.body_bytes, limits.bodies_bytes)
         self.api_bodies = Budget(limits.api_body_bytes, limits.api_bodies_bytes)
         self.draining = False
@@ -96,6 +98,10 @@ class Gate:
     def fresh(self) -> bool:
         """Bring the registry up to the generation word. False when the feed does not hold it yet."""
         return self._cells[0] == self._reader.generation or self._catch_up()
+
+    def known(self, mark: bytes) -> Known | None:
+        """The admission of a head that came before, if it stands in the configuration as it is now."""
+        return self.heads.find(mark, self._reader.generation) if self.fresh() else None
 
     @property
     def generation(self) -> int:

@@ -10,9 +10,10 @@ import time
 from typing import TYPE_CHECKING
 
 from keystile.core.decide import Admitted, Place, Turned, admissible, admit, decide
-from keystile.core.http1 import RequestHead
+from keystile.core.http1 import RequestHead, read_request
 from keystile.errors import REFUSALS, Refusal
 from keystile.gateway.gate import Gate
+from keystile.gateway.heads import Known
 from keystile.gateway.holding import Budget
 from keystile.gateway.record import Record
 from keystile.gateway.relay import Relay
@@ -24,15 +25,16 @@ if TYPE_CHECKING:
 class Hearing:
     """A request being judged. `budget` is what its body may take."""
 
-    __slots__ = ("_admitted", "_client", "_gate", "_generation", "_head", "_record", "_relay", "budget")
+    __slots__ = ("_admitted", "_client", "_gate", "_generation", "_head", "_record", "_relay", "_text", "budget")
 
-    def __init__(self, gate: Gate, client: Inbound, head: RequestHead, slug: bytes, received: int) -> None:
+    def __init__(self, gate: Gate, client: Inbound, head: RequestHead, slug: bytes, text: bytes) -> None:
         self._gate = gate
         self._client = client
         self._head = head
+        self._text = text
         forwarded = head.named.get(b"x-forwarded-for")
         address = client.peer if forwarded is None else gate.address_of(client.peer, forwarded)
-        self._record = Record(head, slug, address, received)
+        self._record = Record(head, slug, address, len(text))
         self._admitted: Admitted | None = None
         self._relay: Relay | None = None
         self._generation = 0
@@ -41,13 +43,20 @@ class Hearing:
     def __repr__(self) -> str:
         return f"<Hearing {self._relay or 'judging'}>"
 
-    def begin(self, where: Place) -> bool:
+    def begin_known(self, known: Known) -> bool:
+        """`begin` for a head that was admitted before and is bare now."""
+        if not self._gate.spool.ready():
+            return self._unrecordable()
+        self._generation = known.generation
+        self._admitted = known.admitted
+        self._record.admitted(known.admitted)
+        return True
+
+    def begin(self, where: Place, mark: bytes) -> bool:
         """Judge the head; False when the request was turned away."""
         gate, record = self._gate, self._record
         if not gate.spool.ready():
-            # Unrecordable, so unrecorded: this one refusal leaves no event.
-            self._client.turn_away(REFUSALS["trail_unavailable"], trace=record.trace)
-            return False
+            return self._unrecordable()
         if not gate.fresh():
             return self.refuse(REFUSALS["configuration_stale"])
         if where is not Place.ENDPOINT:
@@ -58,6 +67,7 @@ class Hearing:
             return False
         if self._head.method != b"POST" and (self._head.chunked or self._head.length):
             return self.refuse(REFUSALS["body_unexpected"])
+        gate.heads.keep(mark, self._head, record.slug, admitted, self._generation)
         return True
 
     def whole(self, body: bytes) -> None:
@@ -109,10 +119,15 @@ class Hearing:
         if self._relay is not None:
             self._relay.resume()
 
+    def _unrecordable(self) -> bool:
+        """This one refusal leaves no event: there is nowhere to put it."""
+        self._client.turn_away(REFUSALS["trail_unavailable"], trace=self._record.trace)
+        return False
+
     def _admit(self) -> Admitted | None:
         gate, record = self._gate, self._record
         self._generation = gate.generation
-        found = admit(self._head, record.slug, gate.registry, gate.shape, record.at)
+        found = admit(self._full(), record.slug, gate.registry, gate.shape, record.at)
         if isinstance(found, Turned):
             record.turned(found)
             self.refuse(found.refusal)
@@ -120,3 +135,12 @@ class Hearing:
         record.admitted(found)
         self._admitted = found
         return found
+
+    def _full(self) -> RequestHead:
+        """The head with its fields, read again if it is one that was remembered without them."""
+        if self._head.fields:
+            return self._head
+        found = read_request(self._text, len(self._text), len(self._text))
+        if not isinstance(found, tuple):
+            raise RuntimeError("a head that was accepted is not accepted again")  # noqa: TRY004 — a bug, not a type
+        return found[0]

@@ -21,12 +21,13 @@ from keystile.errors import REFUSALS, Refusal
 from keystile.gateway import answers, notice
 from keystile.gateway.errand import Errand
 from keystile.gateway.gate import Gate
+from keystile.gateway.heads import mark_of
 from keystile.gateway.hearing import Hearing
 from keystile.gateway.holding import Holding
 
 _LINGER_SECONDS = 2.0
 _RESET = struct.pack("ii", 1, 0)
-_NO_BODY = frozenset((204, 304))
+_LOST = {Place.NOWHERE: REFUSALS["not_found"]}
 
 
 class Inbound(asyncio.Protocol):
@@ -121,19 +122,14 @@ class Inbound(asyncio.Protocol):
         if self._holding is not None:
             self._holding.release()
         request = self._head
-        self._closing = self._closing or self._gate.draining or request is None or not request.keep_alive
-        chunked = False
-        if head.length is not None:
-            if head.status not in _NO_BODY:
-                lines.append(b"content-length: %d" % head.length)
-        elif request is None or request.minor == 0:
-            self._closing = True
-        else:
-            chunked = True
-            lines.append(b"transfer-encoding: chunked")
+        field = answers.framing(head, legacy=request is None or request.minor == 0)
+        endless = head.length is None and not field
+        self._closing = self._closing or self._gate.draining or endless or request is None or not request.keep_alive
+        if field:
+            lines.append(field)
         if self._closing:
             lines.append(b"connection: close")
-        return chunked
+        return field is answers.CHUNKED
 
     def ended(self) -> None:
         """The answer is out; the next request may come."""
@@ -185,14 +181,23 @@ class Inbound(asyncio.Protocol):
     def _advance(self) -> None:
         """Take requests from the buffer: a loop and no recursion, however many refusals one read asks for."""
         self._advancing = True
-        open_to_more = True
-        while open_to_more and self._buffer and self._head is None and not self._closing and not self._choked:
-            open_to_more = self._take_head()
+        more = True
+        while more and self._buffer and self._head is None and not self._closing and not self._choked:
+            more = self._take_head()
         self._advancing = False
 
     def _take_head(self) -> bool:
         """Read a head and begin its request; False when more is to come or nothing more will be read."""
-        limits = self._gate.limits
+        gate, limits = self._gate, self._gate.limits
+        end = self._buffer.find(b"\r\n\r\n", max(0, self._searched - 3)) + 4
+        text = self._buffer[:end]
+        mark = mark_of(text)
+        if known := gate.known(mark):
+            self._head, self._buffer, self._searched = known.head, self._buffer[end:], 0
+            hearing = self._request = Hearing(gate, self, known.head, known.slug, text)
+            if hearing.begin_known(known):
+                self._read_body(known.head, hearing)
+            return True
         found = read_request(self._buffer, limits.head_bytes, limits.fields, self._searched)
         if found is None:
             if not self._searched:
@@ -205,25 +210,20 @@ class Inbound(asyncio.Protocol):
             return False
         self._head, used = found
         self._buffer = self._buffer[used:]
-        self._begin(self._head, used)
+        self._begin(self._head, text, mark)
         return True
 
-    def _begin(self, head: RequestHead, received: int) -> None:
+    def _begin(self, head: RequestHead, text: bytes, mark: bytes) -> None:
         gate = self._gate
         where, slug = place(head.target)
         if slug is not None:
-            hearing = self._request = Hearing(gate, self, head, slug, received)
-            if hearing.begin(where):
+            hearing = self._request = Hearing(gate, self, head, slug, text)
+            if hearing.begin(where, mark):
                 self._read_body(head, hearing)
-        elif where is Place.HEALTH:
-            self._say(partial(answers.plain, 200, b'{"status":"ok"}'))
-        elif where is Place.READY:
-            state = (200, b'{"status":"ready"}') if gate.ready else (503, b'{"status":"starting"}')
-            self._say(partial(answers.plain, *state))
-        elif (refused := admissible(head.named, gate.shape)) is not None:
+        elif where in {Place.HEALTH, Place.READY}:
+            self._say(partial(answers.state, well=where is Place.HEALTH or gate.ready))
+        elif refused := admissible(head.named, gate.shape) or _LOST.get(where):
             self.turn_away(refused)
-        elif where is Place.NOWHERE:
-            self.turn_away(REFUSALS["not_found"])
         else:
             self._request = Errand(gate, self, head)
             self._read_body(head, self._request)

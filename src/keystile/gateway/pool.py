@@ -8,6 +8,7 @@ closing connection may have run and is never sent twice.
 from __future__ import annotations
 
 import asyncio
+import time
 from functools import partial
 
 from keystile.config import Limits
@@ -75,7 +76,7 @@ class Pool:
         if len(idle) >= self._limits.pool_idle:
             upstream.close()
             return
-        upstream.idle_since = asyncio.get_running_loop().time()
+        upstream.idle_since = time.monotonic()
         idle.append(upstream)
 
     def lost(self, upstream: Upstream) -> None:
@@ -90,7 +91,7 @@ class Pool:
             del self._idle[upstream.key]
 
     def retire(self, now: float) -> None:
-        """Close what has been idle for too long. `now` is the event loop's time, in seconds."""
+        """Close what has been idle for too long. `now` is a monotonic second."""
         oldest = now - self._limits.pool_idle_seconds
         for idle in list(self._idle.values()):
             for upstream in [each for each in idle if each.idle_since < oldest]:

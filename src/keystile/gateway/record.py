@@ -74,7 +74,7 @@ class Record:
         self.connection = admitted.endpoint.connection
         self.key = admitted.key
         self.context = admitted.context
-        self.protocol = admitted.fields.get(b"mcp-protocol-version")
+        self.protocol = admitted.protocol
 
     def turned(self, turned: Turned) -> None:
         """It was refused, and this much was known."""
