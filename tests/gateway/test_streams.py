@@ -352,5 +352,7 @@ async def test_the_body_of_a_long_stream_is_not_held_once_it_is_answered(tmp_pat
         client.send(stage.request(CALL))
         await client.head()
         assert stage.gate.bodies.used == 0
+        (relay,) = stage.gate.live
+        assert relay._body == b""
         await client.close()
         await stage.quiet(connection)

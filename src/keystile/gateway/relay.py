@@ -120,7 +120,8 @@ class Relay:
         self._state = after(self._state, Step.SEND)
         self._upstream = upstream
         self._touched = self._record.sent = time.monotonic()
-        upstream.send(self, self._forward.head, self._body)
+        body, self._body = self._body, b""
+        upstream.send(self, self._forward.head, body)
 
     # What the upstream does (gateway.upstream.Asker)
 
