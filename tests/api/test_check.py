@@ -73,11 +73,13 @@ async def test_a_handshake_server_is_initialized_and_its_session_ended(served: A
     assert peer.asked[2].fields["mcp-protocol-version"] == "2025-11-25"
 
 
-async def test_a_result_in_a_stream_that_stays_open_is_found(served: Any) -> None:
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+async def test_a_result_in_a_stream_that_stays_open_is_found(served: Any, end: str) -> None:
     event = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"supportedVersions": ["2026-07-28"]}})
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-    body = f": hello\n\nevent: message\ndata: {event}\n\n".encode()
-    async with upstream(lambda _: head + b"%x\r\n%b\r\n" % (len(body), body), hang=True) as peer:
+    lines = (": hello", "", 'data: {"jsonrpc":"2.0","method":"x"}', "", "event: message", f"data: {event}", "", "")
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in end.join(lines).encode())
+    async with upstream(lambda _: head + chunks, hang=True) as peer:
         assert (await check(served, peer.url))["ok"] is True
 
 

@@ -18,7 +18,7 @@ import msgspec
 
 from keystile.core.addresses import Reach
 from keystile.core.framing import Chunked, Length, UntilClose
-from keystile.core.headers import fixed_block
+from keystile.core.headers import opening
 from keystile.core.http1 import AnswerHead, read_answer
 from keystile.core.target import Target
 from keystile.dial import DialError, dial
@@ -38,6 +38,8 @@ _NEWEST, _HANDSHAKE = "2026-07-28", "2025-11-25"
 _ME = {"name": "keystile", "version": "0"}
 _PROTOCOL = "io.modelcontextprotocol/"
 _VERSION = re.compile(r"[0-9A-Za-z.-]{1,32}")
+_EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_LINE_END = re.compile(rb"\r\n|\n|\r")
 _SHOWN = 200
 
 _NOT_MCP = ("upstream_not_mcp", "The upstream answered, and not as an MCP server.")
@@ -141,8 +143,7 @@ class Probe:
 
     async def _exchange(self, method: bytes, lines: bytes, body: bytes) -> Heard | Refusal:
         began = time.perf_counter()
-        head = b"%b %b HTTP/1.1\r\n" % (method, self._target.path.encode("ascii"))
-        head += fixed_block(self._target, self._connection.headers) + lines
+        head = method + opening(self._target, self._connection.headers) + lines
         if self._credential is not None:
             head += scheme_of(self._connection).field(self._credential.reveal())
         head += b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
@@ -189,16 +190,21 @@ async def _heard(reader: asyncio.StreamReader, began: float) -> Heard | Refusal:
 async def _result(reader: asyncio.StreamReader, head: AnswerHead, data: bytes, *, streamed: bool) -> Result | None:
     """The JSON-RPC result in the body, or None. A stream is read until it is there; nothing is read past the bound."""
     body = Chunked(answer=True) if head.chunked else UntilClose() if head.length is None else Length(head.length)
-    held = b""
+    held, received, sought = bytearray(), 0, 0
     while True:
         fed = body.feed(data)
         if isinstance(fed, Refusal):
             return None
         held += fed[0]
-        whole = fed[1] is not None
-        if streamed and (found := _in_events(held)) is not None:
-            return found
-        if whole or len(held) > ANSWER_BYTES:
+        received += len(fed[0])
+        # An event is looked at once, and the search for its end begins where the last one stopped.
+        while streamed and (end := _EVENT_END.search(held, sought)):
+            if (found := _result_of(_event_data(held[: end.start()]))) is not None:
+                return found
+            del held[: end.end()]
+            sought = 0
+        sought = max(0, len(held) - 3)
+        if fed[1] is not None or received > ANSWER_BYTES:
             break
         data = await reader.read(HEAD_BYTES)
         if not data:
@@ -206,18 +212,13 @@ async def _result(reader: asyncio.StreamReader, head: AnswerHead, data: bytes, *
     return None if streamed else _result_of(held)
 
 
-def _in_events(held: bytes) -> Result | None:
-    """The result in the first server-sent event that has one (WHATWG HTML, section 9.2)."""
-    text = held.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
-    for event in text.split("\n\n")[:-1]:
-        lines = [line[5:].removeprefix(" ") for line in event.split("\n") if line.startswith("data:")]
-        found = _result_of("\n".join(lines).encode())
-        if found is not None:
-            return found
-    return None
+def _event_data(event: bytearray) -> bytes:
+    """The data of a server-sent event (WHATWG HTML, section 9.2.6)."""
+    lines = _LINE_END.split(event)
+    return b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:"))
 
 
-def _result_of(message: bytes) -> Result | None:
+def _result_of(message: bytes | bytearray) -> Result | None:
     try:
         decoded = msgspec.json.decode(message, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
