@@ -97,3 +97,11 @@ async def test_a_change_between_a_known_head_and_its_body_is_honoured(tmp_path: 
         client.send(body[5:])
         answered = await client.answer()
         assert (answered.status, answered.code) == (401, "key_invalid")
+
+
+async def test_a_large_head_is_not_kept(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        stage.connect()
+        for _ in range(2):
+            assert (await stage.ask(stage.request(CALL, b"x-forwarded-for: " + b"1" * 5000))).status == 200
+        assert not stage.gate.heads._known

@@ -3,7 +3,7 @@
 An MCP client sends the same head with every call of a kind, and the judgement of a head depends on nothing but its
 bytes, the configuration and the key's expiry. Rules: a head is found by its SHA-256 and nothing that a caller wrote
 is kept of it but what the admission holds, for the caller's key stands in it; an entry counts only for the generation
-it was made in; only admissions are kept. What it saves, measured: docs/decisions.md.
+it was made in; only admissions are kept, and none of large heads. What it saves, measured: docs/decisions.md.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from keystile.core.decide import Admitted
 from keystile.core.http1 import RequestHead
 
 _KEPT = 4096
+LARGEST = 4096
+"""A head of more bytes is not kept, so that 4096 of them stay few MiB."""
+
 # A head with one of these hardly comes twice.
 _UNIQUE = frozenset((b"traceparent", b"x-keystile-trace-id", b"x-igris-trace-id", b"last-event-id"))
 

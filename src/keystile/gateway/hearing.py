@@ -13,7 +13,7 @@ from keystile.core.decide import Admitted, Place, Turned, admissible, admit, dec
 from keystile.core.http1 import RequestHead, read_request
 from keystile.errors import REFUSALS, Refusal
 from keystile.gateway.gate import Gate
-from keystile.gateway.heads import Known
+from keystile.gateway.heads import LARGEST, Known
 from keystile.gateway.holding import Budget
 from keystile.gateway.record import Record
 from keystile.gateway.relay import Relay
@@ -67,7 +67,8 @@ class Hearing:
             return False
         if self._head.method != b"POST" and (self._head.chunked or self._head.length):
             return self.refuse(REFUSALS["body_unexpected"])
-        gate.heads.keep(mark, self._head, record.slug, admitted, self._generation)
+        if len(self._text) <= LARGEST:
+            gate.heads.keep(mark, self._head, record.slug, admitted, self._generation)
         return True
 
     def whole(self, body: bytes) -> None:
