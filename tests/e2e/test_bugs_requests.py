@@ -257,3 +257,13 @@ async def test_a_header_that_names_something_else_than_the_body_is_refused(
         assert agreeing.status == 200
         trail = await at.events(2)  # in no certain order: both may be of one millisecond, and of two workers
         assert {(event["outcome"], event["name"]) for event in trail} == {("done", "echo"), ("refused", None)}
+
+
+async def test_a_head_that_was_admitted_once_vouches_for_no_other_body(running: Gateway) -> None:
+    async with scene(running) as at:
+        client = await at.client()  # one connection, so one worker, which may know the head by now
+        other, fields = CALL.replace(b"echo", b"evil"), (b"mcp-method: tools/call", b"mcp-name: echo")
+        for body, status in ((CALL, 200), (CALL, 200), (other, 400), (CALL, 200), (other, 400)):
+            client.send(at.request(body, *fields))
+            assert (await client.answer()).status == status
+        assert [asked.body for asked in at.upstream.asked] == [CALL] * 3

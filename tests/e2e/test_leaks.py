@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import gzip
-import json
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import sys
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
-from tests.e2e.scene import Scene, eventually, scene
+from keystile import cli
+from tests.e2e.drive import CREDENTIALS, MISPLACED, Run, drive
+from tests.e2e.scene import eventually, scene
 from tests.e2e.sweep import Sweep, forms
-from tests.gateway.stage import CALL, Asked, Handler
+from tests.gateway.stage import Asked
 from tests.peers.gateway import COMMAND, Gateway, gateway
 from tests.peers.processes import ROOT, inherited, process
 
 pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("leaks")]
 
 ROOT_KEY = b"Made-Up-Root-Key-Of-32-Bytes-#01"
-CREDENTIALS = {
-    what: f"Made-Up-LEAK+{what}/Credential={what[::-1]}"
-    for what in ("created", "rotated", "patched", "candidate", "misplaced", "in-header", "refused")
-}
-MISPLACED = CREDENTIALS["misplaced"]
 
 
 def test_the_sweep_finds_every_form_wherever_it_stands() -> None:
@@ -41,201 +35,6 @@ def test_the_sweep_finds_every_form_wherever_it_stands() -> None:
             assert sweep.leaks()
     for written in (secret.hex().encode(), quote(secret, safe="").encode(), secret.swapcase(), b"..." + secret):
         assert any(form in written for form in forms(secret).values())
-
-
-class Run:
-    """One run of a node being driven, everything it answers collected."""
-
-    def __init__(self, sweep: Sweep, at: Scene, name: str) -> None:
-        self.sweep = sweep
-        self.at = at
-        self.name = name
-
-    async def send(
-        self, method: str, path: str, body: object = None, key: str | None = None, fields: Mapping[str, str] = {}
-    ) -> int:
-        """One REST call; `body` as JSON, or as it stands if it is bytes."""
-        sent = {"authorization": f"Bearer {key or self.at.running.admin_key}", "content-type": "application/json"}
-        raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        status, got, answered = await asyncio.to_thread(
-            self.at.running._request, method, f"/api/v1{path}", raw, {**sent, **fields}
-        )
-        self.sweep.collect(f"{self.name}: {method} {path[:40]} → {status}", json.dumps(got).encode() + b"\n" + answered)
-        return status
-
-    async def call(self, what: str, slug: str, *fields: bytes, method: bytes = b"POST") -> int:
-        """One call of an endpoint."""
-        answered = await self.at.ask(self.at.request(CALL, *fields, method=method, target=f"/v1/mcp/{slug}".encode()))
-        self.sweep.collect(f"{self.name}: {what} → {answered.status}", answered.head + answered.body)
-        return answered.status
-
-
-def answering(status: bytes, *fields: bytes, body: bytes = b"{}", framed: bool = True) -> Handler:
-    """An upstream's answer; {c} stands for the credential it was shown."""
-
-    async def handle(asked: Asked, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        (shown,) = [*asked.field(b"authorization"), *asked.field(b"x-upstream-key")]
-        credential = shown.removeprefix(b"Bearer ")
-        said = body.replace(b"{c}", credential)
-        lines = [b"HTTP/1.1 " + status, *fields, *([b"content-length: %d" % len(said)] if framed else [])]
-        writer.write(b"\r\n".join(lines).replace(b"{c}", credential) + b"\r\n\r\n" + said)
-        if not framed:
-            writer.close()
-
-    return handle
-
-
-JSON = b"content-type: application/json"
-DISCOVERED = (
-    b'{"jsonrpc":"2.0","id":1,"result":{"supportedVersions":["2026-07-28{c}"],"serverInfo":{"name":"I know {c}"}}}'
-)
-UPSTREAMS: dict[str, tuple[Handler, int]] = {
-    "good": (answering(b"200 OK", JSON, body=DISCOVERED), 200),
-    "echo in head and body": (answering(b"200 {c}", JSON, b"x-echo: a{c}b", b"mcp-note: {c}", body=b'"{c}{c}"'), 200),
-    "echo in a stream": (
-        answering(b"200 OK", b"content-type: text/event-stream", body=b"data: {c}\n\n", framed=False),
-        200,
-    ),
-    "echo in a session id": (answering(b"200 OK", JSON, b"mcp-session-id: {c}"), 200),
-    "error of its own": (answering(b"500 {c}", JSON, body=b'{"error":"bad {c}"}'), 500),
-    "refused": (answering(b"401 {c}", b'www-authenticate: Bearer realm="{c}"', body=b"no {c}"), 502),
-    "forbidden": (answering(b"403 No", b"x-why: {c}", body=b"no {c}"), 502),
-    "redirect": (answering(b"302 Found", b"location: https://evil.example/?{c}", body=b"{c}"), 502),
-    "malformed": (answering(b"200 OK", b"bad field {c}", body=b"{c}"), 502),
-    "no HTTP at all": (answering(b"{c}", body=b"{c}"), 502),
-    "head too large": (answering(b"200 OK", b"x-echo: " + b"{c}" * 2000), 502),
-    "encoded": (answering(b"200 OK", JSON, b"content-encoding: gzip", body=gzip.compress(b"{}")), 502),
-    "cut off": (answering(b"200 OK", JSON, b"content-length: 500", body=b"{c}", framed=False), 200),
-    "not MCP": (answering(b"200 OK", JSON, body=b'{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"{c}"}}'), 200),
-}
-
-
-def wrong_bodies() -> list[object]:
-    """Bodies of POST /connections that are refused, the credential where it does not belong."""
-    good = {"slug": "wrong", "upstreamUrl": "http://127.0.0.1:9/", "credential": MISPLACED}
-    changed: list[dict[str, object]] = [
-        {"slug": MISPLACED},
-        {"slug": MISPLACED.lower().replace("+", "-")[:63] + "!"},
-        {"upstreamUrl": MISPLACED},
-        {"upstreamUrl": f"https://user:{MISPLACED}@example.com/"},
-        {"upstreamUrl": f"https://example.com/#{MISPLACED}"},
-        {"upstreamUrl": f"https://169.254.169.254/?token={MISPLACED}"},
-        {"authType": MISPLACED},
-        {"authType": "none"},
-        {"authHeaderName": MISPLACED},
-        {"authType": "header", "authHeaderName": MISPLACED + " "},
-        {"authType": "header"},
-        {"credential": [MISPLACED]},
-        {"credential": {MISPLACED: MISPLACED}},
-        {"credential": MISPLACED + "\n"},
-        {"credential": MISPLACED * 1000},
-        {"credentials": MISPLACED},
-        {MISPLACED: 1},
-        {"headers": {MISPLACED + " ": "x"}},
-        {"headers": {"X-Fixed": MISPLACED + "\r\n"}},
-        {"headers": {MISPLACED: 7}},
-        {"headers": {"X-Fixed": [MISPLACED]}},
-        {"headers": MISPLACED},
-        {"forwardHeaders": [MISPLACED + ":"]},
-        {"forwardHeaders": MISPLACED},
-        {"caPem": MISPLACED},
-        {"maxInFlight": MISPLACED},
-        {"enabled": MISPLACED},
-        {"name": MISPLACED + "\0"},
-    ]
-    bodies: list[object] = [good | change for change in changed]
-    return [*bodies, MISPLACED, [MISPLACED], f'{{"credential":"{MISPLACED}"'.encode(), b"\xff" + MISPLACED.encode()]
-
-
-async def drive(run: Run) -> None:
-    """Everything an operator and a caller may do, and much of what they do wrong."""
-    at, secrets = run.at, CREDENTIALS
-    slug, header_slug = f"swept-{run.name}", f"swept-by-header-{run.name}"
-    made = {"slug": slug, "upstreamUrl": at.url, "credential": secrets["created"]}
-    assert await run.send("POST", "/connections", made) == 201
-    made = {"slug": header_slug, "upstreamUrl": at.url, "authType": "header", "authHeaderName": "X-Upstream-Key"}
-    assert await run.send("POST", "/connections", made | {"credential": secrets["in-header"]}) == 201
-    assert await run.send("POST", "/connections", made | {"credential": secrets["refused"]}) == 409
-    for handler, expected in UPSTREAMS.values():
-        at.upstream.handler = handler
-        for each in (slug, header_slug):
-            assert await run.call("call", each) == expected
-            assert await run.send("POST", f"/connections/{each}/check") == 200
-        assert await run.send("POST", f"/connections/{slug}/check", {"credential": secrets["candidate"]}) == 200
-    assert {secrets["created"], secrets["in-header"], secrets["candidate"]} <= credentials_sent(at)
-    path = f"/connections/{slug}"
-    assert await run.send("POST", f"{path}/rotate", {"credential": secrets["rotated"]}) == 200
-    elsewhere = {"upstreamUrl": "https://127.0.0.1:9/", "credential": secrets["patched"]}  # where nobody listens
-    assert await run.send("PATCH", path, elsewhere) == 200
-    assert await run.call("unreachable", slug) == 502
-    assert await run.send("POST", f"{path}/check") == 200
-    async with plain_spoken() as port:  # TLS is spoken to it
-        elsewhere["upstreamUrl"] = f"https://127.0.0.1:{port}/"
-        assert await run.send("PATCH", path, elsewhere) == 200
-        assert await run.call("no TLS there", slug) == 502
-        assert await run.send("POST", f"{path}/check") == 200
-    assert await run.send("POST", f"{path}/versions/1/activate") == 409
-    assert await run.send("PATCH", path, {"upstreamUrl": at.url, "credential": secrets["rotated"]}) == 200
-    assert await run.send("POST", f"{path}/versions/1/activate") == 200
-    assert await run.send("DELETE", f"{path}/versions/2") == 204
-    assert await run.send("DELETE", f"{path}/versions/1") == 409
-    for shown in (path, "/connections", f"{path}/versions", "/keys", "/events?limit=1000", "/openapi.json", "/docs"):
-        assert await run.send("GET", shown) == 200
-    for client in ("claude-code", "cursor", "vscode", "opencode", "generic"):
-        assert await run.send("GET", f"{path}/client-config?client={client}") == 200
-    await mistake(run, path)
-
-
-@asynccontextmanager
-async def plain_spoken() -> AsyncIterator[int]:
-    """The port of a server that answers whatever comes in plain HTTP."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(1)
-        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    yield server.sockets[0].getsockname()[1]
-    server.close()
-
-
-def credentials_sent(at: Scene) -> set[str]:
-    """What upstream got: the sweep would prove nothing if the secrets were not in use."""
-    shown = [
-        value
-        for asked in at.upstream.asked
-        for name in (b"authorization", b"x-upstream-key")
-        for value in asked.field(name)
-    ]
-    return {value.decode().removeprefix("Bearer ") for value in shown}
-
-
-async def mistake(run: Run, path: str) -> None:
-    """The credential, or a key, in every wrong place."""
-    bad, in_url = MISPLACED, quote(MISPLACED, safe="")
-    for body in wrong_bodies():
-        assert await run.send("POST", "/connections", body) == 400
-        assert await run.send("PATCH", path, body) in {400, 412}
-    for where in ("rotate", "check"):
-        for body in ({"credential": bad + "\0"}, {"credential": 7, bad: 1}, {"secret": bad}, bad, bad.encode()):
-            assert await run.send("POST", f"{path}/{where}", body) == 400
-    for body in ({"name": bad + "\n"}, {"name": "x", "role": bad}, {"name": "x", "expiresAt": bad}):
-        assert await run.send("POST", "/keys", body) == 400
-    assert await run.send("POST", "/keys", {"name": "x", "connections": [bad], "pinnedUser": bad + "\n"}) == 400
-    for query in (f"limit={in_url}", f"cursor={in_url}", f"{in_url}=1", f"connection={in_url}", f"since={in_url}"):
-        assert await run.send("GET", f"/events?{query}") == 400
-    for method, there in (("GET", f"/connections/{in_url}"), ("DELETE", f"/keys/{in_url}"), ("GET", f"/{in_url}")):
-        assert await run.send(method, there) == 404
-    assert await run.send("POST", f"{path}/versions/{in_url}/activate") == 404
-    assert await run.send("GET", path, key=bad) == 401
-    for fields in ({"if-match": bad}, {"content-type": bad}, {"content-encoding": bad}):
-        assert await run.send("PATCH", path, {"name": "x"}, fields=fields) in {400, 412, 415}
-    slug = path.rpartition("/")[2]
-    for fields in (b"x-api-key: " + bad.encode(), b"mcp-session-id: " + bad.encode(), b"host: " + bad.encode()):
-        assert await run.call("call with it in a field", slug, fields) >= 400
-    for key in (run.at.key, run.at.running.admin_key):
-        assert await run.call("call with a key in a field", slug, b"mcp-param-a: " + key.encode()) == 400
 
 
 async def crash(run: Run) -> None:
@@ -284,27 +83,43 @@ async def command(sweep: Sweep, running: Gateway, root_key: str, typed: str, *ar
 
 
 async def command_all(sweep: Sweep, running: Gateway, root_key: str) -> None:
-    """Commands used rightly and wrongly."""
-    bad, slug = MISPLACED, "swept-text"
-    refused_upstream = "http://127.0.0.1:9/"
+    """Commands that are given secrets, rightly and wrongly."""
+    slug, typed = "swept-text", "--credential-stdin"
     wanted: list[tuple[int, str, tuple[str, ...]]] = [
-        (0, bad + "\n", ("connection", "rotate", slug, "--credential-stdin", "--json")),
-        (0, "", ("connection", "list", "--json")),
-        (0, "", ("connection", "delete", "swept-by-header-text", "--yes")),
-        (1, bad + "\0", ("connection", "rotate", slug, "--credential-stdin")),
-        (1, bad + "\n", ("connection", "check", slug, "--credential-stdin")),
-        (2, "", ("connection", "create", "from-arguments", refused_upstream, bad)),
-        (2, "", ("connection", "create", "from-arguments", refused_upstream, "--credential", bad)),
-        (2, "", ("connection", "create", "from-arguments", refused_upstream, f"--credential={bad}")),
-        (2, "", ("connection", "create", "from-arguments", refused_upstream, "--auth-type", bad)),
-        (2, "", ("connection", bad)),
-        (2, "", (bad,)),
+        (0, MISPLACED + "\n", ("connection", "rotate", slug, typed, "--json")),
+        (1, MISPLACED + "\0", ("connection", "rotate", slug, typed)),
+        (1, MISPLACED + "\n", ("connection", "check", slug, typed)),
         (1, "", ("doctor",)),  # it has not been told that loopback is allowed
     ]
-    codes = await asyncio.gather(*(command(sweep, running, root_key, typed, *words) for _, typed, words in wanted))
-    assert [(code, words) for code, (_, _, words) in zip(codes, wanted, strict=True)] == [
-        (code, words) for code, _, words in wanted
-    ]
+    codes = await asyncio.gather(*(command(sweep, running, root_key, stdin, *words) for _, stdin, words in wanted))
+    assert codes == [code for code, _, _ in wanted]
+
+
+BAD_USES = [
+    ("connection", "create", "a-slug", "http://127.0.0.1:9/", MISPLACED),
+    ("connection", "create", "a-slug", "http://127.0.0.1:9/", "--credential", MISPLACED),
+    ("connection", "create", "a-slug", "http://127.0.0.1:9/", f"--credential={MISPLACED}"),
+    ("connection", "create", "a-slug", "http://127.0.0.1:9/", "--auth-type", MISPLACED),
+    ("connection", "create", "a-slug", "http://127.0.0.1:9/", f"--auth-type={MISPLACED}"),
+    ("connection", "rotate", "a-slug", MISPLACED),
+    ("key", "create", "a-name", "--role", MISPLACED),
+    ("serve", "--port", MISPLACED),
+    ("connection", MISPLACED),
+    (MISPLACED,),
+]
+
+
+@pytest.mark.parametrize("words", BAD_USES)
+def test_a_wrong_command_is_told_so_without_its_words(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["keystile", *words])
+    assert cli.run() == 2
+    sweep = Sweep()
+    sweep.hide("credential", MISPLACED)
+    said = capfd.readouterr()
+    sweep.collect("what was said", said.out + said.err)
+    assert said.err.startswith("error:") and not sweep.leaks()
 
 
 async def test_no_secret_is_anywhere_after_everything(tmp_path: Path) -> None:
@@ -323,17 +138,19 @@ async def test_no_secret_is_anywhere_after_everything(tmp_path: Path) -> None:
                 run = Run(sweep, at, log_format)
                 await drive(run)
                 await collect_node(run)
-                await crash(run)
-                await run.send("GET", "/events?limit=1000")
                 if log_format == "text":
                     await command_all(sweep, running, root_key)
+                else:
+                    await crash(run)
+                await run.send("GET", "/events?limit=1000")
                 await collect_node(run)
                 for asked in at.upstream.asked:
                     assert b"ks_" not in asked.head + asked.body
-        wrong = base64.b64encode(ROOT_KEY[::-1]).decode()
-        with pytest.raises(AssertionError, match="not the root key"), gateway(tmp_path, root_key=wrong):
-            pytest.fail("a wrong root key was accepted")
         sweep.collect_files(f"{log_format}, stopped", tmp_path)
+    wrong = base64.b64encode(ROOT_KEY[::-1]).decode()
+    with pytest.raises(AssertionError, match="not the root key"), gateway(tmp_path, root_key=wrong):
+        pytest.fail("a wrong root key was accepted")
+    sweep.collect_files("refused", tmp_path)
     for part in (
         "keystile.db",
         "keystile.db-wal",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -95,3 +96,18 @@ async def test_rolling_back_and_disabling_count_from_their_answer_on(running: Ga
         key_id = (await at.api("GET", "/keys?limit=1")).data[0]["id"]
         assert (await at.api("DELETE", f"/keys/{key_id}")).status == 204
         assert await numbers() == {401}
+
+
+async def test_a_key_opens_nothing_from_its_expiry_on(running: Gateway) -> None:
+    async with scene(running) as at:
+        moment = datetime.now(UTC) + timedelta(seconds=1)
+        key = await at.client_key(expiresAt=moment.isoformat())
+        client, codes = await at.client(), set[str]()
+        while "key_expired" not in codes:
+            began = datetime.now(UTC)
+            client.send(at.request(key=key))
+            answered = await client.answer()
+            codes.add("" if answered.status == 200 else answered.code)
+            assert answered.status == 401 or began < moment
+        assert codes == {"", "key_expired"}
+        assert (await at.api("GET", "/connections", key=key)).status == 401
