@@ -32,7 +32,7 @@ class Secret:
 
 
 class Role(StrEnum):
-    """What an API key may do, from least to most. `client` calls endpoints and has no REST route."""
+    """What an API key may do. `client` calls endpoints and has no REST route; who mints what: `api/keys.MINTS`."""
 
     CLIENT = "client"
     AUDITOR = "auditor"
@@ -41,19 +41,9 @@ class Role(StrEnum):
     OWNER = "owner"
 
     @property
-    def rank(self) -> int:
-        """Its place in the order; nobody mints a key above their own."""
-        return list(Role).index(self)
-
-    @property
     def calls(self) -> bool:
         """Whether a key of this role may call endpoints at all. An auditor reads and does not call."""
         return self is not Role.AUDITOR
-
-    @property
-    def calls_everything(self) -> bool:
-        """Whether it calls every connection of its organization unless its scope says less."""
-        return self in {Role.CLIENT, Role.ADMIN, Role.OWNER}
 
 
 class AuthType(StrEnum):

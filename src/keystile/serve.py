@@ -29,6 +29,8 @@ from keystile.log import configure
 from keystile.node import REFUSED, Boot, Folders, send
 
 _BACKLOG = 2048
+# Names are resolved on libuv's threads: with its default of four, four dead names would hold up every other dial.
+_ENVIRONMENT = {"UV_THREADPOOL_SIZE": "32"}
 _STEADY_SECONDS = 5.0
 _PATIENCE_SECONDS = 5.0
 
@@ -58,7 +60,7 @@ class Child:
             self.module,
             str(reading),
             pass_fds=(reading, *self._sockets),
-            env={name: value for name, value in os.environ.items() if not name.startswith("KEYSTILE_")},
+            env=_ENVIRONMENT | {name: value for name, value in os.environ.items() if not name.startswith("KEYSTILE_")},
             stdin=asyncio.subprocess.DEVNULL,
         )
         os.close(reading)

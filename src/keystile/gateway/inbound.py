@@ -1,8 +1,7 @@
 """The asyncio.Protocol facing clients: bytes in, answers out, one request at a time, in order.
 
-Guarantees: bytes become a request by `core/http1.py` and `core/framing.py` and nothing else; pipelined requests wait
-their turn; what a client may make the gateway hold is bounded; a refusal before the whole request has been read
-closes the connection, after letting the client read it.
+Guarantees: bytes become a request by `core/http1.py` and `core/framing.py` alone; pipelined requests wait their turn;
+what a client can make us hold is bounded; a refusal before the request is whole closes, once the client has read it.
 """
 
 from __future__ import annotations
@@ -80,6 +79,7 @@ class Inbound(asyncio.Protocol):
             self._receive(data)
         except Exception as error:  # noqa: BLE001 — one caller's bug is not the next caller's
             notice.bug(error, "request")
+            self._advancing = False
             (self.turn_away if self._request is None else self._request.refuse)(REFUSALS["internal_error"])
 
     def _receive(self, data: bytes) -> None:
