@@ -42,10 +42,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "vault": ("publish", "store", "feed", "keys", "core", "mint", "model", "errors", "node"),
     "publish": ("store", "feed", "core", "model", "errors"),
     "keys": ("config", "errors", "model", "node", "core.envelope", "mint"),
-    "audit.ledger": ("store", "audit.event", "audit.spool", "core.envelope", "model", "errors"),
+    "audit.ledger": ("store", "audit.event", "audit.slots", "audit.spool", "core.envelope", "model", "errors"),
     # data plane: it cannot query a database
     "gateway": (
-        *("core", "schemes", "servers", "dial", "feed", "audit.event", "audit.spool"),
+        *("core", "schemes", "servers", "dial", "feed", "audit.event", "audit.slots", "audit.spool"),
         *("model", "errors", "config", "node"),
     ),
     "servers": ("core", "schemes", "model", "errors"),
@@ -53,6 +53,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     # shared by both
     "store": ("model", "errors"),
     "feed": ("model", "errors", "node"),
+    "audit.slots": ("audit.event",),
     "audit.spool": ("audit.event", "model", "errors"),
     "audit.event": ("model", "errors"),
     "mint": ("core.apikey", "model"),

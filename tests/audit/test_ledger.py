@@ -11,6 +11,7 @@ import pytest
 
 from keystile.audit.event import Event, encode, event_id
 from keystile.audit.ledger import Ledger
+from keystile.audit.slots import Slots
 from keystile.audit.spool import Spool, segments
 from keystile.errors import StartRefused
 
@@ -179,6 +180,66 @@ async def test_a_damaged_segment_is_kept_aside_and_its_whole_lines_count(
     await ledger.ingest()
     assert [event.name for event in await everything(ledger)] == ["tool 0"]
     assert names(folder) == ["0-0-0.damaged"]
+
+
+async def test_what_a_dead_worker_left_open_is_one_event_however_often_it_is_met(
+    ledger: Ledger, folder: Path, tmp_path: Path, made: Made
+) -> None:
+    slots = Slots(folder, 0, 0, 100)
+    opened = [made(number, organization=HOME, outcome="interrupted", name=f"tool {number}") for number in range(3)]
+    for event in opened:
+        slots.fill(event)
+    assert await ledger.ingest() == 0
+    assert await everything(ledger) == [], "its worker lives"
+    slots.close()
+    path = folder / "0-0-0.slots"
+    shutil.copy(path, tmp_path / "kept")
+    for _ in range(2):
+        await ledger.ingest()
+        assert await everything(ledger) == opened[::-1]
+        assert names(folder) == []
+        shutil.copy(tmp_path / "kept", path)
+
+
+@pytest.mark.parametrize("events", [1, 4500])
+async def test_an_exchange_whose_finished_line_stands_in_the_spool_keeps_it(
+    ledger: Ledger, folder: Path, made: Made, events: int
+) -> None:
+    spool, slots = Spool(folder, 0, 0, 1_000_000, 100_000_000), Slots(folder, 0, 0, 10_000)
+    for number in range(events):
+        slots.fill(made(number, organization=HOME, outcome="interrupted"))
+        spool.append(made(number, organization=HOME, outcome="done"))
+    slots.fill(made(events, organization=HOME, outcome="interrupted"))
+    slots.close()  # the locks of a dead process go one after another
+    await ledger.ingest()
+    spool.close()
+    await ledger.ingest()
+    found: list[Event] = []
+    cursor: str | None = None
+    while len(found) <= events:
+        page, cursor = await ledger.events(HOME, limit=1000, cursor=cursor)
+        found += page
+    assert [event.outcome for event in found] == ["interrupted", *["done"] * events]
+    assert names(folder) == []
+
+
+async def test_a_slot_file_outlives_the_transaction_that_failed(
+    ledger: Ledger, folder: Path, path: Path, made: Made
+) -> None:
+    slots = Slots(folder, 0, 0, 100)
+    slots.fill(made(1, organization=HOME, outcome="interrupted"))
+    slots.close()
+    foreign = sqlite3.connect(path)
+    foreign.execute("CREATE TRIGGER full BEFORE INSERT ON event BEGIN SELECT RAISE(FAIL, 'disk full'); END")
+    foreign.commit()
+    with pytest.raises(sqlite3.Error, match="disk full"):
+        await ledger.ingest()
+    assert len(names(folder)) == 1
+    foreign.execute("DROP TRIGGER full")
+    foreign.commit()
+    foreign.close()
+    await ledger.ingest()
+    assert (len(await everything(ledger)), names(folder)) == (1, [])
 
 
 async def test_a_line_that_is_no_event_holds_nothing_up(ledger: Ledger, spool: Spool, folder: Path, made: Made) -> None:

@@ -367,6 +367,5 @@ async def staged(
         upstream.close()
         for caller in tuple(stage.gate.callers):
             caller.abort()
-        stage.gate.pool.close()
         await asyncio.sleep(0)
-        stage.gate.spool.close()
+        stage.gate.close()

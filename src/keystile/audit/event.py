@@ -14,7 +14,8 @@ import msgspec
 NAME_BYTES = 256
 """Names in an event are cut to this many bytes of UTF-8."""
 
-Outcome = Literal["done", "refused", "upstream_failed", "client_left"]
+Outcome = Literal["done", "refused", "upstream_failed", "client_left", "interrupted"]
+"""`interrupted`: its worker died while it was under way; what the worker knew by then is all that is known."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):

@@ -1,9 +1,11 @@
 """The ledger: the trail in a database of its own. It reads the spools, and answers what the API asks of the trail.
 
 Guarantees: each event of a spool is in the ledger exactly once, whenever this process or the machine died: rows and
-the place in the segment are one transaction, and a row's id decides. A segment is deleted only after the transaction
-that holds its last event is on disk (synchronous=FULL), and only when nobody can write to it any more (a lock that
-died with its worker says so; see `spool`). An event is visible within a second of being appended.
+the place in the segment are one transaction, and a row's id decides. What a dead worker left open in its slots is
+taken in behind all that stands in its segments, so that an exchange whose finished line is there keeps that line.
+A file is deleted only after the transaction that holds its last event is on disk (synchronous=FULL), and only when
+nobody can write to it any more (a lock that died with its worker says so; see `spool`). An event is visible within a
+second of being appended.
 
 Rules: a row keeps the spool's line as it was written, and beside it only what is asked for by index. The order is
 that of the ids (UUIDv7: by time; events of one millisecond in an order that is arbitrary and fixed), which is also
@@ -28,6 +30,7 @@ import msgspec
 import structlog
 
 from keystile.audit.event import Event, decode, first_id
+from keystile.audit.slots import abandoned, left_open
 from keystile.audit.spool import SegmentReader, segments
 from keystile.errors import StartRefused
 
@@ -182,6 +185,7 @@ class _Book:
         places: dict[str, int] = {}
         spent: list[tuple[Path, bool]] = []
         present: set[str] = set()
+        left = abandoned(self._spool)  # asked before the segments are read: the dead add nothing to them
         for path in segments(self._spool):
             with SegmentReader(path) as segment:
                 present.add(segment.serial)
@@ -196,12 +200,19 @@ class _Book:
                 else:
                     if segment.finished:
                         spent.append((path, segment.damaged))
+        taken = len(lines)
+        if taken < _BATCH:
+            interrupted = [line for path in left for line in left_open(path)]
+            if interrupted:
+                _log.warning("workers died with exchanges under way", exchanges=len(interrupted))
+            lines += interrupted
+            spent += [(path, False) for path in left]
         gone = self._places.keys() - present
         if lines or gone:
             self._write(lines, places, gone)
         for path, damaged in spent:
             _discard(path, damaged=damaged)
-        return len(lines)
+        return taken
 
     def _write(self, lines: list[bytes], places: dict[str, int], gone: set[str]) -> None:
         rows: list[tuple[str, str, str | None, str | None, bytes]] = []

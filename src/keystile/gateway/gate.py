@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Protocol
 
 from keystile.audit.event import Event
+from keystile.audit.slots import Slots
 from keystile.audit.spool import Spool
 from keystile.config import Limits
 from keystile.core.decide import Shape, standing
@@ -66,6 +67,7 @@ class Gate:
         reader: FeedReader,
         registry: Callable[[], Registry],
         spool: Spool,
+        slots: Slots,
         in_flight: InFlight,
         pool: Pool,
         control: str,
@@ -74,6 +76,7 @@ class Gate:
         self.limits = limits
         self.shape = shape
         self.spool = spool
+        self.slots = slots
         self.in_flight = in_flight
         self.pool = pool
         self.control = control
@@ -91,6 +94,7 @@ class Gate:
         self._word = word
         self._cells = word.cells
         self._reader = reader
+        self._late: list[tuple[Event, int | None]] = []
 
     def __repr__(self) -> str:
         return f"<Gate callers={len(self.callers)} live={len(self.live)} {self.registry!r} {self.pool!r}>"
@@ -127,6 +131,7 @@ class Gate:
             caller.tick(now)
         self.pool.retire(now)
         self.spool.maintain(now)
+        self._catch_up_trail()
 
     def left(self, caller: Caller) -> None:
         """A client connection is gone; `empty` is set when that was the last one of a worker that drains."""
@@ -134,10 +139,22 @@ class Gate:
         if self.draining and not self.callers:
             self.empty.set()
 
-    def record(self, event: Event) -> None:
-        """Put the event into the spool. That there is no room is a bug, for `ready` was asked before forwarding."""
-        if not self.spool.append(event) and event.outcome != "refused":
-            notice.say("error", "event lost", id=event.id, fault=self.spool.fault)
+    def record(self, event: Event, slot: int | None = None) -> None:
+        """Put the event into the spool, and free the exchange's slot; as soon as there is room, if there is none now.
+
+        Few can be late: while the spool is not ready, no exchange begins.
+        """
+        if not self._put(event, slot):
+            self._late.append((event, slot))
+
+    def close(self) -> None:
+        """The last of the trail, and of the upstream connections. What is late keeps its slot: `interrupted`."""
+        self._catch_up_trail()
+        if self._late:
+            notice.say("error", "events lost", count=len(self._late), fault=self.spool.fault)
+        self.pool.close()
+        self.spool.close()
+        self.slots.close()
 
     def address_of(self, peer: str, forwarded_for: bytes | None) -> str:
         """The client's address for the trail: the rightmost one that is not a trusted proxy's."""
@@ -151,6 +168,16 @@ class Gate:
             if not self._trusted(peer):
                 break
         return peer
+
+    def _put(self, event: Event, slot: int | None) -> bool:
+        taken = self.spool.append(event)
+        if taken and slot is not None:
+            self.slots.free(slot)
+        return taken
+
+    def _catch_up_trail(self) -> None:
+        if self._late:
+            self._late = [late for late in self._late if not self._put(*late)]
 
     def _trusted(self, text: str) -> bool:
         address = _address(text)

@@ -6,6 +6,8 @@ import os
 import random
 import time
 
+from msgspec.structs import replace
+
 from keystile.audit.event import Event, Outcome, cut, event_id
 from keystile.core.authorize import Context
 from keystile.core.decide import Admitted, Turned
@@ -36,6 +38,7 @@ class Record:
         "id",
         "key",
         "method",
+        "opened",
         "operations",
         "protocol",
         "redacted",
@@ -63,6 +66,7 @@ class Record:
         self.status: int | None = None
         self.upstream_status: int | None = None
         self.redacted = False
+        self.opened: Event | None = None
 
     @property
     def trace(self) -> str:
@@ -83,17 +87,16 @@ class Record:
         self.context = turned.context
         self.operations = turned.operations
 
-    def event(self, outcome: Outcome, refusal: Refusal | None) -> Event:
-        """The line for the trail."""
-        now = time.monotonic()
+    def open(self) -> Event:
+        """What is known before anything is forwarded: the line for the trail, should this worker die."""
         key, connection, context = self.key, self.connection, self.context
         method, name, version = _asked(self.operations)
         organization = key.organization if key else connection.organization if connection else None
         protocol = version if version is not None or self.protocol is None else self.protocol.decode("latin-1")
-        return Event(
+        opened = self.opened = Event(
             id=self.id,
             at=self.at,
-            outcome=outcome,
+            outcome="interrupted",
             organization=organization,
             connection=connection.id if connection else None,
             key=key.id if key else None,
@@ -106,8 +109,17 @@ class Record:
             rpc_method=None if method is None else cut(method),
             name=None if name is None else cut(name),
             protocol=None if protocol is None else cut(protocol),
-            refusal=refusal.code if refusal else None,
             credential_version=connection.active_version or None if connection else None,
+        )
+        return opened
+
+    def event(self, outcome: Outcome, refusal: Refusal | None) -> Event:
+        """The line for the trail. Nothing that `open` tells changes after it."""
+        now = time.monotonic()
+        return replace(
+            self.opened or self.open(),
+            outcome=outcome,
+            refusal=refusal.code if refusal else None,
             status=self.status,
             upstream_status=self.upstream_status,
             bytes_in=self.bytes_in,

@@ -54,6 +54,7 @@ class Relay:
         "_gate",
         "_out",
         "_record",
+        "_slot",
         "_state",
         "_stream",
         "_tail",
@@ -79,6 +80,7 @@ class Relay:
         self._out: list[bytes] = []
         self._entered = self._chunked = self._stream = False
         self._tail = b""
+        self._slot: int | None = None
         self._touched = self._wrote = record.decided
 
     def __repr__(self) -> str:
@@ -91,6 +93,10 @@ class Relay:
         self._entered = self._gate.in_flight.enter(self.connection.number, limit)
         if not self._entered:
             self._break(Step.REFUSE, REFUSALS["connection_busy"])
+            return
+        self._slot = self._gate.slots.fill(self._record.open())
+        if self._slot is None:
+            self._break(Step.REFUSE, REFUSALS["trail_unavailable"])
             return
         upstream = self._gate.pool.take(self._forward.admitted.endpoint.pool_key)
         if upstream is not None:
@@ -279,4 +285,4 @@ class Relay:
         self._gate.live.discard(self)
         if self._entered:
             self._gate.in_flight.leave(self.connection.number)
-        self._gate.record(self._record.event(_OUTCOMES[self._state], refusal))
+        self._gate.record(self._record.event(_OUTCOMES[self._state], refusal), self._slot)

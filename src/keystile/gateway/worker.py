@@ -19,6 +19,7 @@ from typing import Any
 
 import uvloop
 
+from keystile.audit.slots import Slots
 from keystile.audit.spool import Spool
 from keystile.config import Config
 from keystile.core.addresses import reach
@@ -68,6 +69,7 @@ def build(boot: Boot) -> Gate:
         reader=FeedReader(folders, boot.node_key, word),
         registry=partial(Registry, boot.node_key),
         spool=Spool(folders.spool, boot.index, boot.incarnation, limits.spool_segment_bytes, limits.spool_bytes),
+        slots=Slots(folders.spool, boot.index, boot.incarnation, limits.sockets),
         in_flight=InFlight.open(folders.in_flight, boot.index, config.workers),
         pool=Pool(limits, reach(config.upstreams_allow), control),
         control=control,
@@ -110,8 +112,7 @@ class Worker:
         server.close()
         await self._drain()
         clock.cancel()
-        self._gate.pool.close()
-        self._gate.spool.close()
+        self._gate.close()
 
     def _orphaned(self) -> None:
         """The supervisor is gone: nothing is sent through the pipe after the boot message, so readable means closed."""
