@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -64,9 +65,13 @@ class Folders:
 
 
 def send(boot: Boot, pipe: int) -> None:
-    """Write the message; the caller keeps `pipe` open for as long as the child shall live."""
+    """Write the message; the caller keeps `pipe` open for as long as the child shall live.
+
+    A child that died first is no error here: whoever waits for its end learns of it.
+    """
     payload = msgspec.msgpack.encode(boot)
-    os.write(pipe, _LENGTH.pack(len(payload)) + payload)
+    with suppress(BrokenPipeError):
+        os.write(pipe, _LENGTH.pack(len(payload)) + payload)
 
 
 def receive(pipe: int) -> Boot:
