@@ -9,6 +9,7 @@ import pytest
 
 from keystile.audit.event import Event, decode
 from keystile.audit.slots import left_open
+from keystile.gateway.inbound import Inbound
 from tests.gateway.stage import CALL, RESULT, Asked, Stage, answer_of, answer_result, staged
 
 pytestmark = pytest.mark.anyio
@@ -133,12 +134,32 @@ async def test_an_event_that_finds_no_room_keeps_its_slot_and_comes_when_there_i
         await client.close()
 
 
+class Watched:
+    """A client's transport that looks at the trail at each write."""
+
+    def __init__(self, stage: Stage, transport: asyncio.Transport) -> None:
+        self._stage = stage
+        self._transport = transport
+        self.written = b""
+        self.events_at: list[tuple[int, int]] = []  # bytes written so far, events in the spool before the last of them
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+        self.events_at.append((len(self.written), len(self._stage.events())))
+        self._transport.write(data)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._transport, name)
+
+
 async def test_a_line_stands_in_the_spool_before_the_last_byte_of_the_answer(tmp_path: Path) -> None:
     framed = (
         answer_of(RESULT),
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(RESULT), RESULT),
         b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n" + RESULT,
         b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/0.9 what\r\n\r\n",
     )
     async with staged(tmp_path) as stage:
         stage.connect()
@@ -150,12 +171,20 @@ async def test_a_line_stands_in_the_spool_before_the_last_byte_of_the_answer(tmp
                 for at in range(len(answer)):
                     writer.write(answer[at : at + 1])
                     await writer.drain()
+                    await asyncio.sleep(0)
                 if b"connection: close" in answer:
                     writer.close()
 
             stage.upstream.handler = reply
             client = await stage.client()
+            await stage.until(lambda: len(stage.gate.callers) == 1)
+            (caller,) = stage.gate.callers
+            assert isinstance(caller, Inbound)
+            watched = Watched(stage, caller._transport)
+            caller._transport = watched  # type: ignore[assignment]  # the socket, as far as the gateway knows
             client.send(stage.request())
             assert (await client.answer()).complete
-            assert len(stage.events()) == number, "looked at without letting the loop turn"
+            assert watched.events_at[-1] == (len(watched.written), number)
+            assert {count for _, count in watched.events_at[:-1]} <= {number - 1}
             await client.close()
+            await stage.until(lambda: not stage.gate.callers)
