@@ -91,6 +91,7 @@ async def test_an_event_shows_everything_it_holds(served: Any) -> None:
         "firstByteMs": 1.25,
         "gatewayMs": 0.25,
         "redacted": False,
+        "count": 1,
     }
 
 

@@ -364,7 +364,7 @@ async def test_a_spool_folder_that_is_gone_forwards_nothing_and_comes_back(tmp_p
             if (await client.answer()).status != 200:
                 break
         shutil.move(away, stage.folders.spool)
-        stage.gate.spool._retry_at = 0.0
+        stage.gate.trail.spool._look_at = 0.0
         stage.gate.tick()
         client.send(stage.request())
         assert (await client.answer()).status == 200

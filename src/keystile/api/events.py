@@ -73,4 +73,5 @@ def view(row: Event) -> EventView:
         first_byte_ms=row.first_byte_ms,
         gateway_ms=row.gateway_ms,
         redacted=row.redacted,
+        count=row.count,
     )

@@ -144,6 +144,7 @@ class EventView(View, frozen=True):
     first_byte_ms: float | None
     gateway_ms: float | None
     redacted: Annotated[bool, Meta(description="Whether an echoed credential was replaced by asterisks.")]
+    count: Annotated[int, Meta(description="How many refusals a `counted` event stands for; otherwise 1.")]
 
 
 class Problem(View, frozen=True):

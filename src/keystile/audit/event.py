@@ -14,8 +14,9 @@ import msgspec
 NAME_BYTES = 256
 """Names in an event are cut to this many bytes of UTF-8."""
 
-Outcome = Literal["done", "refused", "upstream_failed", "client_left", "interrupted"]
-"""`interrupted`: its worker died while it was under way; what the worker knew by then is all that is known."""
+Outcome = Literal["done", "refused", "upstream_failed", "client_left", "interrupted", "counted"]
+"""`interrupted`: its worker died while it was under way; what the worker knew by then is all that is known.
+`counted`: not an exchange, but `count` refusals before authentication that have no events of their own."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
@@ -52,6 +53,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False
     first_byte_ms: float | None = None
     gateway_ms: float | None = None
     redacted: bool = False
+    count: int = 1
 
 
 encode = msgspec.msgpack.Encoder().encode

@@ -2,7 +2,7 @@
 
 Guarantees: what `append` has taken survives `kill -9` of the worker; a reader never takes half a record for a whole
 one; disk space is claimed when a segment is made, never by an append; a full disk or a full spool shows as
-`ready() == False`, and clears by itself.
+`ready() == False`, and clears by itself. The last tenth of the bound is kept from those who showed no valid key.
 
 A segment `<worker>-<incarnation>-<n>.seg` is a header (magic, 16 random bytes that name it for good), then records:
 length (u32), CRC-32 of length and payload (u32), payload (an encoded event), zeros up to a multiple of eight. The
@@ -24,6 +24,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -39,7 +40,8 @@ _CRC = struct.Struct("<I")
 _ROOM = _RECORD.size + EVENT_BYTES
 _SUFFIX = ".seg"
 _BLOCK = 256 * 1024
-_RETRY_SECONDS = 1.0
+_LOOK_SECONDS = 1.0
+_STRANGERS = frozenset(("refused", "counted"))
 
 
 class Spool:
@@ -58,7 +60,8 @@ class Spool:
         self._segment_bytes = segment_bytes
         self._bound_bytes = bound_bytes
         self._made = 0
-        self._retry_at = float("-inf")
+        self._look_at = float("-inf")
+        self._crowded = False
         for abandoned in folder.glob(f"{worker}-*.new"):
             abandoned.unlink()
         self._present = self._make()
@@ -72,14 +75,15 @@ class Spool:
     def append(self, event: Event) -> bool:
         """Record it; False when there is no room, which the caller logs.
 
-        While the spool is not ready, a refusal is not taken: it would use up what exchanges under way still need.
+        While the spool is not ready, a refusal is not taken: it would use up what exchanges under way still need. Nor,
+        while only the last tenth of the bound is left, one of a caller that showed no valid key.
         Raises ValueError for a line over `EVENT_BYTES`, which is a bug.
         """
         line = encode(event)
         if len(line) > EVENT_BYTES:
             raise ValueError(f"an event of {len(line)} bytes")
         present = self._present
-        if present is None or (event.outcome == "refused" and not self.ready()):
+        if present is None or (event.outcome in _STRANGERS and not self._takes_refusals(event)):
             return False
         if not present.take(line):
             if self._next is None:
@@ -92,11 +96,16 @@ class Spool:
         return True
 
     def maintain(self, now: float) -> None:
-        """Try again to make a segment that could not be made, at most once a second. `now` is monotonic seconds."""
-        if self.fault is None or now < self._retry_at:
+        """Look, at most once a second, how full the spool is, and try again to make a segment that could not be made.
+
+        `now` is monotonic seconds.
+        """
+        if now < self._look_at:
             return
-        self._retry_at = now + _RETRY_SECONDS
-        if self._present is None:
+        self._look_at = now + _LOOK_SECONDS
+        if self.fault is None:
+            self._used()
+        elif self._present is None:
             self._present = self._make()
         else:
             self._next = self._make()
@@ -110,7 +119,7 @@ class Spool:
 
     def _make(self) -> _Segment | None:
         try:
-            used = sum(path.stat().st_size for path in segments(self._folder))
+            used = self._used()
             if used + self._segment_bytes > self._bound_bytes:
                 self.fault = f"{used} bytes of the spool are not yet in the ledger"
                 return None
@@ -124,7 +133,20 @@ class Spool:
             return None
         self._made += 1
         self.fault = None
+        self._used()
         return made
+
+    def _takes_refusals(self, event: Event) -> bool:
+        return self.ready() and (event.key is not None or not self._crowded)
+
+    def _used(self) -> int:
+        """Bytes of all segments, and with it, whether one more would reach into the last tenth."""
+        used = 0
+        for path in segments(self._folder):
+            with suppress(FileNotFoundError):  # the ledger has read it meanwhile
+                used += path.stat().st_size
+        self._crowded = used + self._segment_bytes > self._bound_bytes * 9 // 10
+        return used
 
     def __repr__(self) -> str:
         end = self._present.end if self._present else None

@@ -12,19 +12,16 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Protocol
 
-from keystile.audit.event import Event
-from keystile.audit.slots import Slots
-from keystile.audit.spool import Spool
 from keystile.config import Limits
 from keystile.core.decide import Shape, standing
 from keystile.core.registry import Registry
 from keystile.errors import REFUSALS, Refusal
 from keystile.feed import FeedReader, FeedShort, Word
-from keystile.gateway import notice
 from keystile.gateway.heads import Heads, Known
 from keystile.gateway.holding import Budget
 from keystile.gateway.limits import InFlight
 from keystile.gateway.pool import Pool
+from keystile.gateway.trail import Trail
 from keystile.model import ApiKey, Connection
 
 
@@ -66,8 +63,7 @@ class Gate:
         word: Word,
         reader: FeedReader,
         registry: Callable[[], Registry],
-        spool: Spool,
-        slots: Slots,
+        trail: Trail,
         in_flight: InFlight,
         pool: Pool,
         control: str,
@@ -75,8 +71,7 @@ class Gate:
     ) -> None:
         self.limits = limits
         self.shape = shape
-        self.spool = spool
-        self.slots = slots
+        self.trail = trail
         self.in_flight = in_flight
         self.pool = pool
         self.control = control
@@ -94,7 +89,6 @@ class Gate:
         self._word = word
         self._cells = word.cells
         self._reader = reader
-        self._late: list[tuple[Event, int | None]] = []
 
     def __repr__(self) -> str:
         return f"<Gate callers={len(self.callers)} live={len(self.live)} {self.registry!r} {self.pool!r}>"
@@ -130,8 +124,7 @@ class Gate:
         for caller in tuple(self.callers):
             caller.tick(now)
         self.pool.retire(now)
-        self.spool.maintain(now)
-        self._catch_up_trail()
+        self.trail.tick(now)
 
     def left(self, caller: Caller) -> None:
         """A client connection is gone; `empty` is set when that was the last one of a worker that drains."""
@@ -139,22 +132,10 @@ class Gate:
         if self.draining and not self.callers:
             self.empty.set()
 
-    def record(self, event: Event, slot: int | None = None) -> None:
-        """Put the event into the spool, and free the exchange's slot; as soon as there is room, if there is none now.
-
-        Few can be late: while the spool is not ready, no exchange begins.
-        """
-        if not self._put(event, slot):
-            self._late.append((event, slot))
-
     def close(self) -> None:
-        """The last of the trail, and of the upstream connections. What is late keeps its slot: `interrupted`."""
-        self._catch_up_trail()
-        if self._late:
-            notice.say("error", "events lost", count=len(self._late), fault=self.spool.fault)
+        """The end of what is shared: upstream connections, then the trail."""
         self.pool.close()
-        self.spool.close()
-        self.slots.close()
+        self.trail.close()
 
     def address_of(self, peer: str, forwarded_for: bytes | None) -> str:
         """The client's address for the trail: the rightmost one that is not a trusted proxy's."""
@@ -168,16 +149,6 @@ class Gate:
             if not self._trusted(peer):
                 break
         return peer
-
-    def _put(self, event: Event, slot: int | None) -> bool:
-        taken = self.spool.append(event)
-        if taken and slot is not None:
-            self.slots.free(slot)
-        return taken
-
-    def _catch_up_trail(self) -> None:
-        if self._late:
-            self._late = [late for late in self._late if not self._put(*late)]
 
     def _trusted(self, text: str) -> bool:
         address = _address(text)

@@ -45,7 +45,7 @@ class Hearing:
 
     def begin_known(self, known: Known) -> bool:
         """`begin` for a head that was admitted before and is bare now."""
-        if not self._gate.spool.ready():
+        if not self._gate.trail.ready():
             return self._unrecordable()
         self._generation = known.generation
         self._admitted = known.admitted
@@ -55,7 +55,7 @@ class Hearing:
     def begin(self, where: Place, mark: bytes) -> bool:
         """Judge the head; False when the request was turned away."""
         gate, record = self._gate, self._record
-        if not gate.spool.ready():
+        if not gate.trail.ready():
             return self._unrecordable()
         if not gate.fresh():
             return self.refuse(REFUSALS["configuration_stale"])
@@ -99,7 +99,7 @@ class Hearing:
             return False
         record = self._record
         record.status = refusal.status
-        self._gate.record(record.event("refused", refusal))
+        self._gate.trail.record(record.event("refused", refusal))
         self._client.turn_away(refusal, request_id, record.trace)
         return False
 
@@ -108,7 +108,7 @@ class Hearing:
         if self._relay is not None:
             self._relay.left()
         else:
-            self._gate.record(self._record.event("client_left", None))
+            self._gate.trail.record(self._record.event("client_left", None))
 
     def pause(self) -> None:
         """The client reads slowly."""

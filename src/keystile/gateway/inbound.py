@@ -42,11 +42,8 @@ class Inbound(asyncio.Protocol):
         self._head: RequestHead | None = None
         self._request: Hearing | Errand | None = None
         self._holding: Holding | None = None
-        self._reading = False
-        self._advancing = False
-        self._choked = False
-        self._closing = False
-        self._lingering = False
+        self._reading = self._advancing = False
+        self._choked = self._closing = self._lingering = False
 
     def __repr__(self) -> str:
         return f"<Inbound {self.peer} {self._request!r}>"
@@ -142,6 +139,8 @@ class Inbound(asyncio.Protocol):
 
     def turn_away(self, refusal: Refusal, request_id: bytes | None = None, trace: str | None = None) -> None:
         """Answer the present request with a refusal. `trace` says that it was for an MCP endpoint."""
+        if self._head is None:
+            self._gate.trail.unread(self.peer, refusal, len(self._buffer))
         self._say(partial(answers.refused, refusal, request_id, trace, rpc=trace is not None))
 
     def abort(self) -> None:

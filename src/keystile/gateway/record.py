@@ -20,6 +20,11 @@ _BATCH = "batch"
 _entropy = random.Random(int.from_bytes(os.urandom(32), "big")).getrandbits  # noqa: S311 — ids, not secrets
 
 
+def new_id(at: int) -> str:
+    """A new id for an event of that millisecond."""
+    return event_id(at, _entropy(74))
+
+
 class Record:
     """The facts of an exchange, filled in as they become known. Times are seconds of the monotonic clock."""
 
@@ -51,7 +56,7 @@ class Record:
     def __init__(self, head: RequestHead, slug: bytes, address: str, received: int) -> None:
         self.began = time.monotonic()
         self.at = time.time_ns() // 1_000_000
-        self.id = event_id(self.at, _entropy(74))
+        self.id = new_id(self.at)
         self.address = address
         self.method = head.method
         self.slug = slug

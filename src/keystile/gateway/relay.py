@@ -94,7 +94,7 @@ class Relay:
         if not self._entered:
             self._break(Step.REFUSE, REFUSALS["connection_busy"])
             return
-        self._slot = self._gate.slots.fill(self._record.open())
+        self._slot = self._gate.trail.open(self._record.open())
         if self._slot is None:
             self._break(Step.REFUSE, REFUSALS["trail_unavailable"])
             return
@@ -285,4 +285,4 @@ class Relay:
         self._gate.live.discard(self)
         if self._entered:
             self._gate.in_flight.leave(self.connection.number)
-        self._gate.record(self._record.event(_OUTCOMES[self._state], refusal), self._slot)
+        self._gate.trail.record(self._record.event(_OUTCOMES[self._state], refusal), self._slot)

@@ -31,6 +31,7 @@ from keystile.gateway.gate import Gate
 from keystile.gateway.inbound import Inbound
 from keystile.gateway.limits import InFlight
 from keystile.gateway.pool import Pool
+from keystile.gateway.trail import Trail
 from keystile.node import Boot, Folders, reachable, receive
 
 _BACKLOG = 2048
@@ -68,8 +69,10 @@ def build(boot: Boot) -> Gate:
         word=word,
         reader=FeedReader(folders, boot.node_key, word),
         registry=partial(Registry, boot.node_key),
-        spool=Spool(folders.spool, boot.index, boot.incarnation, limits.spool_segment_bytes, limits.spool_bytes),
-        slots=Slots(folders.spool, boot.index, boot.incarnation, limits.sockets),
+        trail=Trail(
+            Spool(folders.spool, boot.index, boot.incarnation, limits.spool_segment_bytes, limits.spool_bytes),
+            Slots(folders.spool, boot.index, boot.incarnation, limits.sockets),
+        ),
         in_flight=InFlight.open(folders.in_flight, boot.index, config.workers),
         pool=Pool(limits, reach(config.upstreams_allow), control),
         control=control,
