@@ -60,7 +60,11 @@ def test_a_refusal_is_a_whole_json_rpc_error_that_echoes_nothing(refusal: Refusa
     assert msgspec.json.decode(error_body(refusal, b"7")) == {
         "jsonrpc": "2.0",
         "id": 7,
-        "error": {"code": refusal.rpc, "message": refusal.message, "data": {"gateway": refusal.code}},
+        "error": {
+            "code": refusal.rpc,
+            "message": refusal.message,
+            "data": {"gateway": refusal.code, "fault": refusal.fault},
+        },
     }
     assert msgspec.json.decode(error_body(refusal, None))["id"] is None
 

@@ -260,7 +260,11 @@ def test_error_body_is_a_json_rpc_error_with_the_refusals_code(request_id: bytes
         assert json.loads(error_body(refusal, request_id)) == {
             "jsonrpc": "2.0",
             "id": json.loads(request_id or b"null"),
-            "error": {"code": refusal.rpc, "message": refusal.message, "data": {"gateway": refusal.code}},
+            "error": {
+                "code": refusal.rpc,
+                "message": refusal.message,
+                "data": {"gateway": refusal.code, "fault": refusal.fault},
+            },
         }
 
 

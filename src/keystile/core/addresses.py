@@ -105,14 +105,6 @@ def judge(reach: Reach, address: str, scheme: str) -> Reason | None:
     return "plain_http" if scheme == "http" and not all(_named(reach, form) for form in forms) else None
 
 
-def allowed_by_name(reach: Reach, address: str) -> bool:
-    """Whether `address`, in each of its forms, lies in a range that is allowed by name."""
-    try:
-        return all(_named(reach, form) for form in _forms(ip_address(address)))
-    except ValueError:
-        return False
-
-
 def _named(reach: Reach, address: Address) -> bool:
     return any(address in network for network in reach.allowed)
 

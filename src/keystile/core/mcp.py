@@ -103,7 +103,8 @@ def asked(body: bytes, method: bytes | None, name: bytes | None) -> tuple[Operat
 
 def error_body(refusal: Refusal, request_id: bytes | None) -> bytes:
     """The JSON-RPC error that answers a refused message; `request_id` as raw JSON text, `None` when it is unknown."""
-    error = {"code": refusal.rpc, "message": refusal.message, "data": {"gateway": refusal.code}}
+    data = {"gateway": refusal.code, "fault": refusal.fault}
+    error = {"code": refusal.rpc, "message": refusal.message, "data": data}
     return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (request_id or b"null", msgspec.json.encode(error))
 
 
