@@ -93,7 +93,8 @@ class Ledger:
     async def ingest(self) -> int:
         """Take in everything that stands in the spools now, and say how many lines that was.
 
-        Raises sqlite3.Error or OSError when the database or the spool folder fails; what was taken in stays so.
+        Raises sqlite3.Error or OSError when the database or the spool folder fails; what was taken in stays so. Raises
+        RuntimeError when another file has taken the database's place.
         """
         taken = 0
         while (batch := await self._call(self._book.ingest)) == _BATCH:
@@ -101,7 +102,10 @@ class Ledger:
         return taken + batch
 
     async def run(self) -> None:
-        """Ingest for ever, until cancelled. A database that fails is tried again every second; the spool waits."""
+        """Ingest for ever, until cancelled. A database that fails or is away is tried again; the spool waits.
+
+        Raises RuntimeError as `ingest` does.
+        """
         failing = False
         while True:
             try:
@@ -174,6 +178,7 @@ class _Book:
             for statement in _SCHEMA:
                 self._database.execute(statement)
             self._database.execute(f"PRAGMA user_version={_VERSION}")
+        self._file = _identity(self._path)
         self._places = dict(self._database.execute("SELECT serial, place FROM segment"))
 
     def close(self) -> None:
@@ -215,6 +220,9 @@ class _Book:
         return taken
 
     def _write(self, lines: list[bytes], places: dict[str, int], gone: set[str]) -> None:
+        if _identity(self._path) != self._file:
+            # SQLite would go on writing to a file that has no name any more. A restart opens the one that is there.
+            raise RuntimeError(f"{self._path} is another file than the one that was opened")
         rows: list[tuple[str, str, str | None, str | None, bytes]] = []
         used: dict[tuple[str, str], int] = {}
         for line in lines:
@@ -263,6 +271,11 @@ class _Book:
 
     def __repr__(self) -> str:
         return f"{self._path} taken={self._taken} segments={len(self._places)}"
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()  # FileNotFoundError is an OSError: gone, and waited for
+    return found.st_dev, found.st_ino
 
 
 def _discard(path: Path, *, damaged: bool) -> None:
