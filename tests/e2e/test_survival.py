@@ -42,6 +42,7 @@ class Load:
         self.going.set()
         self.whole: set[int] = set()
         self.refused: Counter[str] = Counter()
+        self.turned_away: set[int] = set()
         self.answered: Callable[[], None] = lambda: None
         self._numbers = count(1)
         at.upstream.handler = self._reply
@@ -77,6 +78,7 @@ class Load:
                         self.answered()
                     else:
                         self.refused[answered.code] += 1
+                        self.turned_away.add(number)
             except (OSError, asyncio.IncompleteReadError):
                 continue
             finally:
@@ -133,6 +135,7 @@ async def trail(running: Gateway, slug: str, until: Callable[[list[dict[str, Any
 async def judged(running: Gateway, load: Load, slug: str) -> Counter[str]:
     """Hold the trail against what clients and upstream saw; how often each outcome occurred."""
     forwarded = load.forwarded
+    assert load.turned_away.isdisjoint(forwarded)
     events = await trail(running, slug, lambda found: len({event["traceId"] for event in found}) >= len(forwarded))
     of = Counter(int(event["traceId"]) for event in events)
     assert [number for number, times in of.items() if times > 1] == []
