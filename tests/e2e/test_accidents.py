@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def filled(path: Path) -> None:
     """Take what is left of the disk."""
     ballast = os.open(path / "ballast", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    with pytest.raises(OSError, match="No space left"):
+    with suppress(OSError):  # no space is left
         while True:
             os.write(ballast, bytes(4096))
     os.close(ballast)

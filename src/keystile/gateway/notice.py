@@ -1,11 +1,12 @@
 """A worker's own few log lines, on standard error, without the control process's logging library.
 
 Rules: an unexpected exception is told by its type and where it was raised, never by its message, which may hold what
-a client or an upstream sent.
+a client or an upstream sent. A line that cannot be written is dropped.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -27,7 +28,8 @@ def say(level: str, event: str, **facts: object) -> None:
         line = json.dumps({"timestamp": at, "level": level, "event": event, **facts}, default=repr)
     else:
         line = " ".join([at, level, event, *(f"{name}={value}" for name, value in facts.items())])
-    sys.stderr.write(line + "\n")
+    with contextlib.suppress(OSError):  # a log on a full disk must not stop what is logged
+        sys.stderr.write(line + "\n")
 
 
 def bug(error: BaseException | None, where: str) -> None:
