@@ -89,6 +89,7 @@ _TABLE = (
     Refusal("resume_without_session", 403, "caller", "Last-Event-ID needs the session it belongs to."),
     # The gateway's own state
     Refusal("body_budget_spent", 503, "gateway", "Too many request bodies are waiting. Try again.", retry_after=1),
+    Refusal("too_many_clients", 503, "gateway", "This worker has as many client connections as it may.", retry_after=1),
     Refusal(
         "connection_busy",
         503,

@@ -325,7 +325,11 @@ async def test_sockets(tmp_path: Path) -> None:
         stage.connect()
         clients = [await stage.client() for _ in range(2)]
         await stage.until(lambda: len(stage.gate.callers) == 2)
-        assert await (await stage.client()).closed()
+        one_too_many = await stage.client()
+        answered = await one_too_many.answer()
+        assert (answered.status, answered.json["error"]["code"]) == (503, "too_many_clients")
+        assert answered.field(b"retry-after") == [b"1"]
+        assert await one_too_many.closed()
         for client in clients:
             client.send(stage.request())
             assert (await client.answer()).status == 200

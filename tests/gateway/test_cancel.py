@@ -31,7 +31,7 @@ async def hang(_: Asked, reader: asyncio.StreamReader, __: asyncio.StreamWriter)
 
 
 def in_state(stage: Stage, state: str) -> Callable[[], bool]:
-    return lambda: [live._state.value for live in stage.gate.live] == [state]
+    return lambda: [live._record.state.value for live in stage.gate.live] == [state]
 
 
 async def leaves(stage: Stage, client: Client) -> None:
@@ -199,7 +199,7 @@ async def test_a_request_cut_at_any_byte_leaves_nothing_behind(tmp_path: Path) -
             client.send(request[:at])
             await stage.until(
                 lambda at=at: (
-                    [len(each._buffer) or head + stage.gate.bodies.used for each in stage.gate.callers] == [at]
+                    [len(each._intake.buffer) or head + stage.gate.bodies.used for each in stage.gate.callers] == [at]
                 )
             )
             client.writer.transport.abort()

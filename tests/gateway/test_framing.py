@@ -39,7 +39,9 @@ async def test_smuggling_is_refused_on_a_real_socket(tmp_path: Path, case: Case)
         client.send(sent)
         for outcome in case.outcomes:
             if outcome == "waits":
-                await stage.until(lambda: any(caller._buffer or caller._reading for caller in stage.gate.callers))
+                await stage.until(
+                    lambda: any(caller._intake.buffer or caller._intake.reading for caller in stage.gate.callers)
+                )
                 assert not client.reader._buffer
             elif outcome == "accepted":
                 assert code_of(await client.answer()) not in FRAMING
@@ -105,7 +107,7 @@ async def test_a_client_that_pipelines_and_never_reads_is_bounded(tmp_path: Path
             await stage.turns(100)
             if not written.done():
                 break
-        held = caller._transport.get_write_buffer_size() + len(caller._buffer)
+        held = caller._transport.get_write_buffer_size() + len(caller._intake.buffer)
         assert held < 16 * 1024 + 4 * 64 * 1024
         client.writer.transport.resume_reading()
         assert (await client.answer()).status == 200

@@ -221,7 +221,7 @@ async def test_an_upstream_that_dies_leaves_the_clients_answer_broken(
         client = await stage.client()
         client.send(stage.request().replace(b"HTTP/1.1", b"HTTP/" + minor))
         answered = asyncio.ensure_future(client.answer())
-        await stage.until(lambda: any(live._state.value == "answering" for live in stage.gate.live))
+        await stage.until(lambda: any(live._record.state.value == "answering" for live in stage.gate.live))
         may_die.set()
         assert not (await answered).complete
         event = await stage.event()

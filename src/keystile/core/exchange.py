@@ -1,4 +1,4 @@
-"""The life of one exchange, as a transition table. Leaving a live state is the one place that writes the event.
+"""The life of one exchange, as a transition table. Entering an ended state makes its event (`gateway/record.py`).
 
 The table runs (`after`), is tested for completeness, and prints itself (`python -m keystile.core.exchange`).
 """
@@ -11,7 +11,7 @@ from enum import StrEnum
 class State(StrEnum):
     """Where an exchange stands."""
 
-    READING = "reading"  # admitted; the request body is arriving
+    READING = "reading"  # the head has come; it and the body are being judged
     DIALLING = "dialling"  # decided; an upstream connection is being opened
     WAITING = "waiting"  # sent; the answer has not begun
     ANSWERING = "answering"  # the answer's head has gone to the client

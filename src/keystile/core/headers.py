@@ -8,7 +8,7 @@ Answer heads lose what belongs to one hop, to the upstream's own site, or to a c
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from keystile.core.http1 import RequestHead
 from keystile.core.target import Target
@@ -141,6 +141,8 @@ _BANNED_FAMILIES = (
     "x-original-",
 )
 
+_NONE: frozenset[bytes] = frozenset()
+
 USER_AGENT = b"keystile"
 
 
@@ -237,10 +239,7 @@ def from_control(fields: Fields) -> list[bytes]:
 
 def named_by_connection(fields: Fields) -> frozenset[bytes]:
     """The names a Connection field declares to be of one hop (RFC 9110, section 7.6.1)."""
-    return frozenset(_options(value for name, value in fields if name == b"connection"))
-
-
-def _options(values: Iterable[bytes]) -> Iterable[bytes]:
-    for value in values:
-        for option in value.split(b","):
-            yield option.strip().lower()
+    said = [value for name, value in fields if name == b"connection"]
+    if not said:
+        return _NONE
+    return frozenset([option.strip().lower() for value in said for option in value.split(b",")])

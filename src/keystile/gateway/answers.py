@@ -23,6 +23,7 @@ _LINES = {
     for status in HTTPStatus
     if status.value >= HTTPStatus.OK
 }
+_PROBING = frozenset((b"GET", b"HEAD"))
 _NO_BODY = frozenset((204, 304))
 _CHALLENGE = b'www-authenticate: Bearer realm="keystile"\r\n'
 
@@ -44,12 +45,15 @@ def refused(refusal: Refusal, request_id: bytes | None, trace: str | None, *, rp
     return b"".join((_refusal_head(refusal, close), traced, b"content-length: %d\r\n\r\n" % len(body), body))
 
 
-def state(*, well: bool, close: bool) -> bytes:
+def state(method: bytes, *, well: bool, close: bool) -> bytes:
     """The answer to a health or readiness probe."""
     status, body = (200, b'{"status":"ok"}') if well else (503, b'{"status":"starting"}')
-    ending = b"connection: close\r\n" if close else b""
+    more = b"connection: close\r\n" if close else b""
+    if method not in _PROBING:
+        status, body = 405, b'{"status":"method not allowed"}'
+        more += b"allow: GET, HEAD\r\n"
     head = status_line(status) + b"content-type: application/json\r\ncache-control: no-store\r\n"
-    return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, ending, len(body), body)
+    return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, more, len(body), body)
 
 
 def framing(head: AnswerHead, *, legacy: bool) -> bytes:

@@ -6,14 +6,14 @@ clients say about forwarding is replaced by what this worker knows.
 
 from __future__ import annotations
 
-import asyncio
+import time
 from typing import TYPE_CHECKING
 
 from keystile.core.headers import control_head, from_control
 from keystile.core.http1 import AnswerHead, RequestHead
-from keystile.dial import DialError
 from keystile.errors import REFUSALS, Refusal
 from keystile.gateway.answers import LAST_CHUNK, chunk, status_line
+from keystile.gateway.crossing import Crossing
 from keystile.gateway.gate import Gate
 from keystile.gateway.holding import Budget
 from keystile.gateway.upstream import Upstream
@@ -25,49 +25,76 @@ if TYPE_CHECKING:
 class Errand:
     """One request on its way to the control process and back."""
 
-    __slots__ = ("_answering", "_chunked", "_client", "_dialling", "_gate", "_head", "_out", "_upstream", "budget")
+    __slots__ = (
+        "_answering",
+        "_body",
+        "_chunked",
+        "_client",
+        "_crossing",
+        "_gate",
+        "_head",
+        "_out",
+        "_touched",
+        "budget",
+    )
 
     def __init__(self, gate: Gate, client: Inbound, head: RequestHead) -> None:
         self._gate = gate
         self._client = client
         self._head = head
-        self._dialling: asyncio.Task[None] | None = None
-        self._upstream: Upstream | None = None
+        self._body = b""
+        self._crossing = Crossing(self)
         self._answering = self._chunked = False
+        self._touched = 0.0
         self._out: list[bytes] = []
         self.budget: Budget = gate.api_bodies
 
     def __repr__(self) -> str:
-        return "<Errand>"
+        return f"<Errand {self._crossing!r}>"
 
     def whole(self, body: bytes) -> None:
         """The body has come."""
+        self._body = body
+        self._touched = time.monotonic()
+        self._gate.errands.add(self)
         upstream = self._gate.pool.take(self._gate.control)
-        if upstream is not None:
-            self._send(upstream, body)
+        if upstream is None:
+            self._crossing.dial(self._gate.pool.dial_control())
         else:
-            self._dialling = asyncio.get_running_loop().create_task(self._dial(body))
+            self.connected(upstream)
 
     def refuse(self, refusal: Refusal) -> None:
-        """Turn it away."""
-        self._client.turn_away(refusal)
+        """Turn it away, whatever it is doing."""
+        self._end()
+        if self._answering:
+            self._client.abort()
+        else:
+            self._client.turn_away(refusal)
 
     def left(self) -> None:
         """The client is gone."""
-        if self._dialling is not None:
-            self._dialling.cancel()
-        if self._upstream is not None:
-            self._upstream.close()
+        self._end()
 
     def pause(self) -> None:
         """The client reads slowly."""
-        if self._upstream is not None:
-            self._upstream.pause()
+        self._crossing.pause()
 
     def resume(self) -> None:
         """It has caught up."""
-        if self._upstream is not None:
-            self._upstream.resume()
+        self._crossing.resume()
+
+    def tick(self, now: float) -> None:
+        """The control process has as long to answer as an upstream has."""
+        if now - self._touched > self._gate.limits.first_byte_seconds:
+            self.refuse(REFUSALS["control_unavailable"])
+
+    def connected(self, upstream: Upstream) -> None:
+        """Send the request on."""
+        client, head = self._client, self._head
+        address = self._gate.address_of(client.peer, head.named.get(b"x-forwarded-for"))
+        body, self._body = self._body, b""
+        sent = control_head(head, len(body), address, self._gate.scheme)
+        self._crossing.send(upstream, sent, body, bodiless=head.method == b"HEAD")
 
     def answered(self, head: AnswerHead) -> None:
         """The answer's head."""
@@ -78,6 +105,7 @@ class Errand:
 
     def received(self, data: bytes) -> None:
         """A piece of its body."""
+        self._touched = time.monotonic()
         self._out.append(chunk(data) if self._chunked else data)
 
     def flush(self) -> None:
@@ -87,7 +115,8 @@ class Errand:
 
     def finished(self) -> None:
         """The answer is complete."""
-        self._upstream = None
+        self._crossing.arrived()
+        self._end()
         if self._chunked:
             self._out.append(LAST_CHUNK)
         self.flush()
@@ -95,26 +124,8 @@ class Errand:
 
     def failed(self, refusal: Refusal) -> None:  # noqa: ARG002 — to an API client it is all the same
         """The control process is gone."""
-        self._upstream = None
-        if self._answering:
-            self._client.abort()
-        else:
-            self._client.turn_away(REFUSALS["control_unavailable"])
+        self.refuse(REFUSALS["control_unavailable"])
 
-    async def _dial(self, body: bytes) -> None:
-        try:
-            upstream = await self._gate.pool.dial_control()
-        except DialError as error:
-            self._dialling = None
-            self.failed(error.refusal)
-            return
-        self._dialling = None
-        self._send(upstream, body)
-
-    def _send(self, upstream: Upstream, body: bytes) -> None:
-        self._upstream = upstream
-        client = self._client
-        forwarded = self._head.named.get(b"x-forwarded-for")
-        address = self._gate.address_of(client.peer, forwarded)
-        head = control_head(self._head, len(body), address, self._gate.scheme)
-        upstream.send(self, head, body, bodiless=self._head.method == b"HEAD")
+    def _end(self) -> None:
+        self._gate.errands.discard(self)
+        self._crossing.give_up()

@@ -17,6 +17,7 @@ from keystile.core.decide import Shape, standing
 from keystile.core.registry import Registry
 from keystile.errors import REFUSALS, Refusal
 from keystile.feed import FeedReader, FeedShort, Word
+from keystile.gateway import notice
 from keystile.gateway.heads import Heads, Known
 from keystile.gateway.holding import Budget
 from keystile.gateway.limits import InFlight
@@ -25,24 +26,25 @@ from keystile.gateway.trail import Trail
 from keystile.model import ApiKey, Connection
 
 
-class Live(Protocol):
+class Ticking(Protocol):
+    """What has deadlines."""
+
+    def tick(self, now: float) -> None:
+        """The clock: time-outs, comment lines. `now` is a monotonic second."""
+
+
+class Live(Ticking, Protocol):
     """An exchange under way, as the gate sees it."""
 
     key: ApiKey
     connection: Connection
 
-    def tick(self, now: float) -> None:
-        """The clock: time-outs, comment lines."""
-
     def withdraw(self, refusal: Refusal) -> None:
         """Its key or its connection may no longer do this."""
 
 
-class Caller(Protocol):
+class Caller(Ticking, Protocol):
     """A client connection, as the gate sees it."""
-
-    def tick(self, now: float) -> None:
-        """The clock: slow heads, stalled bodies, idle connections."""
 
     def drain(self) -> None:
         """Finish what runs and close."""
@@ -79,11 +81,13 @@ class Gate:
         self.registry = registry()
         self.callers: set[Caller] = set()
         self.live: set[Live] = set()
+        self.errands: set[Ticking] = set()
         self.heads = Heads()
         self.bodies = Budget(limits.body_bytes, limits.bodies_bytes)
         self.api_bodies = Budget(limits.api_body_bytes, limits.api_bodies_bytes)
         self.draining = False
         self.empty = asyncio.Event()
+        self._turned_away = 0
         self._new_registry = registry
         self._proxies = proxies
         self._word = word
@@ -108,8 +112,8 @@ class Gate:
 
     @property
     def ready(self) -> bool:
-        """Whether every worker of the node serves, and the control process with them."""
-        return all(self._cells[1:])
+        """Whether every worker of the node serves. They do without the control process, for a while."""
+        return all(self._cells[2:])
 
     def tick(self) -> None:
         """Everything that happens by the clock; called every `check_seconds`."""
@@ -117,14 +121,27 @@ class Gate:
         self.fresh()
         wall = time.time_ns() // 1_000_000
         for live in tuple(self.live):
-            if live.key.expires_at is not None and live.key.expires_at <= wall:
-                live.withdraw(REFUSALS["key_expired"])
-            else:
-                live.tick(now)
-        for caller in tuple(self.callers):
-            caller.tick(now)
+            with notice.guarded("exchange"):
+                if live.key.expires_at is not None and live.key.expires_at <= wall:
+                    live.withdraw(REFUSALS["key_expired"])
+                else:
+                    live.tick(now)
+        for ticking in (*self.errands, *self.callers):
+            with notice.guarded("client"):
+                ticking.tick(now)
         self.pool.retire(now)
         self.trail.tick(now)
+        if self._turned_away:
+            notice.say("warning", "client connections at their limit", turned_away=self._turned_away)
+            self._turned_away = 0
+
+    def come(self, caller: Caller) -> bool:
+        """A client connection has come; False when there are as many as there may be."""
+        if len(self.callers) >= self.limits.sockets:
+            self._turned_away += 1
+            return False
+        self.callers.add(caller)
+        return True
 
     def left(self, caller: Caller) -> None:
         """A client connection is gone; `empty` is set when that was the last one of a worker that drains."""
@@ -164,7 +181,8 @@ class Gate:
         self.registry = registry
         for live in tuple(self.live):
             if whole or live.key.id in touched or live.connection.id in touched:
-                self._judge_again(live)
+                with notice.guarded("withdrawal"):
+                    self._judge_again(live)
         return True
 
     def _judge_again(self, live: Live) -> None:

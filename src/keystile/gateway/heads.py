@@ -52,16 +52,22 @@ class Heads:
         expires = known.admitted.key.expires_at
         return known if expires is None or expires > time.time_ns() // 1_000_000 else None
 
-    def keep(self, mark: bytes, head: RequestHead, slug: bytes, admitted: Admitted, generation: int) -> None:
+    def keep(self, mark: bytes, known: Known) -> None:
         """Remember an admission."""
-        named = head.named
-        if not _UNIQUE.isdisjoint(named):
-            return
         if len(self._known) >= _KEPT:
             self._known.clear()
-        kept = {name: named[name] for name in (b"x-forwarded-for",) if name in named}
-        bare = msgspec.structs.replace(head, target=b"", fields=(), named=kept)
-        self._known[mark] = Known(bare, slug, admitted, generation)
+        self._known[mark] = known
+
+
+def keepable(head: RequestHead) -> bool:
+    """Whether this head is likely to come again."""
+    return _UNIQUE.isdisjoint(head.named)
+
+
+def bare(head: RequestHead) -> RequestHead:
+    """The head without what a caller wrote, but for the addresses it came by."""
+    kept = {name: head.named[name] for name in (b"x-forwarded-for",) if name in head.named}
+    return msgspec.structs.replace(head, target=b"", fields=(), named=kept)
 
 
 def mark_of(text: bytes) -> bytes:

@@ -10,10 +10,11 @@ import time
 from typing import TYPE_CHECKING
 
 from keystile.core.decide import Admitted, Place, Turned, admissible, admit, decide
+from keystile.core.exchange import Step
 from keystile.core.http1 import RequestHead, read_request
 from keystile.errors import REFUSALS, Refusal
 from keystile.gateway.gate import Gate
-from keystile.gateway.heads import LARGEST, Known
+from keystile.gateway.heads import LARGEST, Known, bare, keepable
 from keystile.gateway.holding import Budget
 from keystile.gateway.record import Record
 from keystile.gateway.relay import Relay
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
 
 
 class Hearing:
-    """A request being judged. `budget` is what its body may take."""
+    """A request being judged. `budget` is what its body may take; `head` is bare once it is admitted."""
 
-    __slots__ = ("_admitted", "_client", "_gate", "_generation", "_head", "_record", "_relay", "_text", "budget")
+    __slots__ = ("_admitted", "_client", "_gate", "_generation", "_record", "_relay", "_text", "budget", "head")
 
     def __init__(self, gate: Gate, client: Inbound, head: RequestHead, slug: bytes, text: bytes) -> None:
         self._gate = gate
         self._client = client
-        self._head = head
+        self.head = head
         self._text = text
         forwarded = head.named.get(b"x-forwarded-for")
         address = client.peer if forwarded is None else gate.address_of(client.peer, forwarded)
@@ -61,14 +62,16 @@ class Hearing:
             return self.refuse(REFUSALS["configuration_stale"])
         if where is not Place.ENDPOINT:
             record.connection = gate.registry.endpoint_named(record.slug.decode("ascii"))
-            return self.refuse(admissible(self._head.named, gate.shape) or REFUSALS["not_found"])
+            return self.refuse(admissible(self.head.named, gate.shape) or REFUSALS["not_found"])
         admitted = self._admit()
         if admitted is None:
             return False
-        if self._head.method != b"POST" and (self._head.chunked or self._head.length):
+        if self.head.method != b"POST" and (self.head.chunked or self.head.length):
             return self.refuse(REFUSALS["body_unexpected"])
-        if len(self._text) <= LARGEST:
-            gate.heads.keep(mark, self._head, record.slug, admitted, self._generation)
+        keeping = len(self._text) <= LARGEST and keepable(self.head)
+        self.head = bare(self.head)
+        if keeping:
+            gate.heads.keep(mark, Known(self.head, record.slug, admitted, self._generation))
         return True
 
     def whole(self, body: bytes) -> None:
@@ -87,6 +90,7 @@ class Hearing:
             record.turned(decision)
             self.refuse(decision.refusal, decision.id)
             return
+        self._text = b""
         record.operations = decision.operations
         record.decided = time.monotonic()
         self._relay = Relay(gate, self._client, record, decision, body)
@@ -99,7 +103,7 @@ class Hearing:
             return False
         record = self._record
         record.status = refusal.status
-        self._gate.trail.record(record.event("refused", refusal))
+        self._gate.trail.record(record.ended(Step.REFUSE, refusal))
         self._client.turn_away(refusal, request_id, record.trace)
         return False
 
@@ -108,7 +112,7 @@ class Hearing:
         if self._relay is not None:
             self._relay.left()
         else:
-            self._gate.trail.record(self._record.event("client_left", None))
+            self._gate.trail.record(self._record.ended(Step.LEAVE))
 
     def pause(self) -> None:
         """The client reads slowly."""
@@ -139,8 +143,8 @@ class Hearing:
 
     def _full(self) -> RequestHead:
         """The head with its fields, read again if it is one that was remembered without them."""
-        if self._head.fields:
-            return self._head
+        if self.head.fields:
+            return self.head
         found = read_request(self._text, len(self._text), len(self._text))
         if not isinstance(found, tuple):
             raise RuntimeError("a head that was accepted is not accepted again")  # noqa: TRY004 — a bug, not a type

@@ -51,7 +51,10 @@ class Holding:
         if rest is not None and not self._begun:
             return payload, rest
         self._begun += payload
-        return None if rest is None else (bytes(self._begun), rest)
+        if rest is None:
+            return None
+        whole, self._begun = bytes(self._begun), bytearray()
+        return whole, rest
 
     def release(self) -> None:
         """The body is gone."""

@@ -1,7 +1,8 @@
 """The asyncio.Protocol facing clients: bytes in, answers out, one request at a time, in order.
 
-Guarantees: bytes become a request by `core/http1.py` and `core/framing.py` alone; pipelined requests wait their turn;
-what a client can make us hold is bounded; a refusal before the request is whole closes, once the client has read it.
+Guarantees: bytes become a request by `core/http1.py` and `core/framing.py` and nothing else; pipelined requests wait
+their turn; what a client may make the gateway hold is bounded; a refusal before the whole request has been read
+closes the connection, after letting the client read it; a bug of ours costs the request it befell, and no other.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from functools import partial
 from typing import cast
 
 from keystile.core.decide import Place, admissible, place
-from keystile.core.http1 import AnswerHead, RequestHead, read_request
+from keystile.core.http1 import AnswerHead, RequestHead
 from keystile.errors import REFUSALS, Refusal
 from keystile.gateway import answers, notice
 from keystile.gateway.errand import Errand
 from keystile.gateway.gate import Gate
 from keystile.gateway.heads import mark_of
 from keystile.gateway.hearing import Hearing
-from keystile.gateway.holding import Holding
+from keystile.gateway.intake import Intake
 
 _LINGER_SECONDS = 2.0
 _RESET = struct.pack("ii", 1, 0)
@@ -32,18 +33,29 @@ _LOST = {Place.NOWHERE: REFUSALS["not_found"]}
 class Inbound(asyncio.Protocol):
     """One client connection. `_request` stands from a request's head to the end of its answer."""
 
+    __slots__ = (
+        "_advancing",
+        "_choked",
+        "_closing",
+        "_deadline",
+        "_gate",
+        "_head",
+        "_intake",
+        "_lingering",
+        "_request",
+        "_transport",
+        "peer",
+    )
+
     def __init__(self, gate: Gate) -> None:
         self.peer = ""
         self._gate = gate
         self._transport: asyncio.Transport
-        self._buffer = b""
-        self._searched = 0
+        self._intake = Intake()
         self._deadline: float | None = time.monotonic() + gate.limits.head_seconds
         self._head: RequestHead | None = None
         self._request: Hearing | Errand | None = None
-        self._holding: Holding | None = None
-        self._reading = self._advancing = False
-        self._choked = self._closing = self._lingering = False
+        self._advancing = self._choked = self._closing = self._lingering = False
 
     def __repr__(self) -> str:
         return f"<Inbound {self.peer} {self._request!r}>"
@@ -56,11 +68,13 @@ class Inbound(asyncio.Protocol):
         # A stream protocol gets a stream transport; uvloop's are no subclass of asyncio's.
         self._transport = stream = cast("asyncio.Transport", transport)
         self.peer = str((transport.get_extra_info("peername") or ("",))[0])
-        if gate.draining or len(gate.callers) >= gate.limits.sockets:
-            self.abort()
-            return
-        gate.callers.add(self)
-        stream.set_write_buffer_limits(high=gate.limits.buffer_bytes // 2)
+        if gate.draining:
+            stream.abort()
+        elif not gate.come(self):
+            stream.write(answers.refused(REFUSALS["too_many_clients"], None, None, rpc=False, close=True))
+            stream.close()
+        else:
+            stream.set_write_buffer_limits(high=gate.limits.buffer_bytes // 2)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 — asyncio's signature
         """The client is gone, and what was under way for it ends."""
@@ -72,21 +86,14 @@ class Inbound(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client: of a head, of a body, or of the next request while one is under way."""
-        try:
-            self._receive(data)
-        except Exception as error:  # noqa: BLE001 — one caller's bug is not the next caller's
-            notice.bug(error, "request")
-            self._advancing = False
-            (self.turn_away if self._request is None else self._request.refuse)(REFUSALS["internal_error"])
-
-    def _receive(self, data: bytes) -> None:
-        if self._reading:
-            self._take(data)
+        intake = self._intake
+        if intake.reading:
+            self._guarded(partial(self._take, data))
         elif not self._lingering:
-            self._buffer = self._buffer + data if self._buffer else data
+            intake.buffer = intake.buffer + data if intake.buffer else data
             if self._request is None and not self._choked:
                 self._advance()
-            elif len(self._buffer) > self._gate.limits.buffer_bytes:
+            elif len(intake.buffer) > self._gate.limits.buffer_bytes:
                 self._transport.pause_reading()
 
     def eof_received(self) -> None:
@@ -114,10 +121,13 @@ class Inbound(asyncio.Protocol):
         """Bytes of an answer."""
         self._transport.write(data)
 
+    def body_left(self) -> None:
+        """The request's body is out: its bytes are no longer held."""
+        self._intake.release()
+
     def frames(self, lines: list[bytes], head: AnswerHead) -> bool:
         """Add the fields that frame an answer to this client; whether its body is chunked."""
-        if self._holding is not None:
-            self._holding.release()
+        self._intake.release()
         request = self._head
         field = answers.framing(head, legacy=request is None or request.minor == 0)
         endless = head.length is None and not field
@@ -140,7 +150,7 @@ class Inbound(asyncio.Protocol):
     def turn_away(self, refusal: Refusal, request_id: bytes | None = None, trace: str | None = None) -> None:
         """Answer the present request with a refusal. `trace` says that it was for an MCP endpoint."""
         if self._head is None:
-            self._gate.trail.unread(self.peer, refusal, len(self._buffer))
+            self._gate.trail.unread(self.peer, refusal, len(self._intake.buffer))
         self._say(partial(answers.refused, refusal, request_id, trace, rpc=trace is not None))
 
     def abort(self) -> None:
@@ -156,9 +166,9 @@ class Inbound(asyncio.Protocol):
         """Time-outs of what the client has to do."""
         if self._deadline is None or now < self._deadline:
             return
-        if self._reading and self._request is not None:
+        if self._intake.reading and self._request is not None:
             self._request.refuse(REFUSALS["body_timeout"])
-        elif self._lingering or self._closing or self._choked or not self._buffer:
+        elif self._lingering or self._closing or self._choked or not self._intake.buffer:
             self.abort()
         else:
             self.turn_away(REFUSALS["head_timeout"])
@@ -171,46 +181,50 @@ class Inbound(asyncio.Protocol):
 
     # One request
 
+    def _guarded(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 — one request's bug is not the next one's
+            notice.bug(error, "request")
+            (self.turn_away if self._request is None else self._request.refuse)(REFUSALS["internal_error"])
+
     def _next(self) -> None:
         """Go on with what has come meanwhile, unless the loop below is what called."""
-        if self._buffer and not self._advancing:
+        if self._intake.buffer and not self._advancing:
             self._transport.resume_reading()
             self._advance()
 
     def _advance(self) -> None:
-        """Take requests from the buffer: a loop and no recursion, however many refusals one read asks for."""
+        """Take requests from what has come: a loop and no recursion, however many refusals one read asks for."""
         self._advancing = True
-        more = True
-        while more and self._buffer and self._head is None and not self._closing and not self._choked:
-            more = self._take_head()
+        while self._intake.buffer and self._head is None and not self._closing and not self._choked:
+            self._guarded(self._take_head)
+            if self._head is None and self._intake.dripping:
+                break
         self._advancing = False
 
-    def _take_head(self) -> bool:
-        """Read a head and begin its request; False when more is to come or nothing more will be read."""
-        gate, limits = self._gate, self._gate.limits
-        end = self._buffer.find(b"\r\n\r\n", max(0, self._searched - 3)) + 4
-        text = self._buffer[:end]
-        mark = mark_of(text)
-        if known := gate.known(mark):
-            self._head, self._buffer, self._searched = known.head, self._buffer[end:], 0
+    def _take_head(self) -> None:
+        """Read a head and begin its request, if it is all there."""
+        gate, intake = self._gate, self._intake
+        text = intake.text()
+        mark = mark_of(text) if text else b""
+        if text and (known := gate.known(mark)):
+            intake.take(len(text))
+            self._head = known.head
             hearing = self._request = Hearing(gate, self, known.head, known.slug, text)
             if hearing.begin_known(known):
                 self._read_body(known.head, hearing)
-            return True
-        found = read_request(self._buffer, limits.head_bytes, limits.fields, self._searched)
+            return
+        first = not intake.dripping
+        found = intake.head(gate.limits)
         if found is None:
-            if not self._searched:
-                self._deadline = time.monotonic() + limits.head_seconds
-            self._searched = len(self._buffer)
-            return False
-        self._searched = 0
-        if isinstance(found, Refusal):
+            if first:
+                self._deadline = time.monotonic() + gate.limits.head_seconds
+        elif isinstance(found, Refusal):
             self.turn_away(found)
-            return False
-        self._head, used = found
-        self._buffer = self._buffer[used:]
-        self._begin(self._head, text, mark)
-        return True
+        else:
+            self._head = found
+            self._begin(found, text, mark)
 
     def _begin(self, head: RequestHead, text: bytes, mark: bytes) -> None:
         gate = self._gate
@@ -218,9 +232,10 @@ class Inbound(asyncio.Protocol):
         if slug is not None:
             hearing = self._request = Hearing(gate, self, head, slug, text)
             if hearing.begin(where, mark):
+                self._head = hearing.head
                 self._read_body(head, hearing)
         elif where in {Place.HEALTH, Place.READY}:
-            self._say(partial(answers.state, well=where is Place.HEALTH or gate.ready))
+            self._say(partial(answers.state, head.method, well=where is Place.HEALTH or gate.ready))
         elif refused := admissible(head.named, gate.shape) or _LOST.get(where):
             self.turn_away(refused)
         else:
@@ -230,70 +245,48 @@ class Inbound(asyncio.Protocol):
     def _read_body(self, head: RequestHead, request: Hearing | Errand) -> None:
         if head.length is not None and head.length > request.budget.largest:
             request.refuse(REFUSALS["body_too_large"])
-            return
-        if not head.chunked and not head.length:
+        elif head.chunked or head.length:
+            if head.expects_continue and not self._intake.buffer:
+                self.write(answers.CONTINUE)
+            self._take(self._intake.body(head, request.budget))
+        else:
             self._deadline = None
             request.whole(b"")
-            return
-        self._holding = Holding(head, request.budget)
-        self._reading = True
-        if head.expects_continue and not self._buffer:
-            self.write(answers.CONTINUE)
-        data, self._buffer = self._buffer, b""
-        self._take(data)
 
     def _take(self, data: bytes) -> None:
         """The next piece of a body."""
-        request, holding = self._request, self._holding
-        if request is None or holding is None:
+        request = self._request
+        if request is None:
             return
         self._deadline = time.monotonic() + self._gate.limits.body_seconds
-        found = holding.feed(data)
-        if found is None:
-            return
+        found = self._intake.feed(data)
         if isinstance(found, Refusal):
             request.refuse(found)
-            return
-        body, self._buffer = found
-        self._reading = False
-        self._deadline = None
-        request.whole(body)
+        elif found is not None:
+            self._deadline = None
+            request.whole(found)
 
     def _say(self, answer: Callable[..., bytes]) -> None:
         """A whole answer of our own; one to HEAD ends behind its head (RFC 9110, section 9.3.2)."""
-        unread = self._unread()
         head = self._head
-        self._closing = self._closing or unread or self._gate.draining or head is None or not head.keep_alive
+        read = self._intake.step_over(head)
+        self._closing = self._closing or not read or self._gate.draining or head is None or not head.keep_alive
         text = answer(close=self._closing)
         if head is not None and head.method == b"HEAD":
             text = b"".join(text.partition(b"\r\n\r\n")[:2])
         self.write(text)
-        (self._linger if unread else self.ended)()
-
-    def _unread(self) -> bool:
-        """Whether part of the present request is still to come. A whole body that nobody wants is stepped over."""
-        head = self._head
-        if head is None or self._reading:
-            return True
-        if self._holding is not None or not (head.chunked or head.length):
-            return False
-        if head.length is None or head.length > len(self._buffer):
-            return True
-        self._buffer = self._buffer[head.length :]
-        return False
+        (self.ended if read else self._linger)()
 
     def _linger(self) -> None:
         """Let the client read the refusal: closing with bytes unread would reset the connection under it."""
         self._forget()
         self._lingering = True
-        self._buffer = b""
+        self._intake.buffer = b""
         self._deadline = time.monotonic() + _LINGER_SECONDS
         if self._transport.can_write_eof():
             self._transport.write_eof()
 
     def _forget(self) -> None:
         """The present request is over."""
-        if self._holding is not None:
-            self._holding.release()
-        self._head = self._request = self._holding = None
-        self._reading = False
+        self._intake.forget()
+        self._head = self._request = None

@@ -12,19 +12,21 @@ import sys
 import time
 import traceback
 import uuid
+from collections.abc import Generator
+from contextlib import contextmanager
 
-_text = {"as_json": False}
+_format = {"json": False}
 
 
 def configure(log_format: str) -> None:
     """`text` or `json`."""
-    _text["as_json"] = log_format == "json"
+    _format["json"] = log_format == "json"
 
 
 def say(level: str, event: str, **facts: object) -> None:
     """One line."""
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    if _text["as_json"]:
+    if _format["json"]:
         line = json.dumps({"timestamp": at, "level": level, "event": event, **facts}, default=repr)
     else:
         line = " ".join([at, level, event, *(f"{name}={value}" for name, value in facts.items())])
@@ -37,3 +39,12 @@ def bug(error: BaseException | None, where: str) -> None:
     frames = traceback.extract_tb(error.__traceback__ if error is not None else None)
     trail = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames))
     say("error", "bug", id=uuid.uuid4().hex[:12], where=where, type=type(error).__name__, trail=trail)
+
+
+@contextmanager
+def guarded(where: str) -> Generator[None]:
+    """One thing's bug must not befall the others that the same loop looks after."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 — that is what this is for
+        bug(error, where)

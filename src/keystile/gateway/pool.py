@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from functools import partial
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 from keystile.config import Limits
 from keystile.core.addresses import Reach
@@ -45,30 +46,41 @@ class Pool:
 
     async def dial(self, endpoint: Endpoint) -> Upstream:
         """A new connection to an endpoint's upstream; raises DialError."""
-        _, upstream = await dial(
-            endpoint.target,
-            self._reach,
-            endpoint.connection.ca_pem,
-            self._limits.dial_seconds,
-            partial(Upstream, self._limits, self, endpoint.pool_key),
-        )
-        if not upstream.open:
-            raise DialError(REFUSALS["upstream_unreachable"], "it closed at once")
-        self._open.add(upstream)
+        limits, ca_pem = self._limits, endpoint.connection.ca_pem
+        with self._making(endpoint.pool_key) as make:
+            _, upstream = await dial(endpoint.target, self._reach, ca_pem, limits.dial_seconds, make)
+            if not upstream.open:
+                raise DialError(REFUSALS["upstream_unreachable"], "it closed at once")
         return upstream
 
     async def dial_control(self) -> Upstream:
         """A new connection to the control process of this node; raises DialError."""
-        loop = asyncio.get_running_loop()
-        factory = partial(Upstream, self._limits, self, self._control)
-        try:
-            _, upstream = await loop.create_unix_connection(factory, self._control)
-        except OSError as error:
-            raise DialError(REFUSALS["control_unavailable"]) from error
-        if not upstream.open:
-            raise DialError(REFUSALS["control_unavailable"])
-        self._open.add(upstream)
+        with self._making(self._control) as make:
+            try:
+                _, upstream = await asyncio.get_running_loop().create_unix_connection(make, self._control)
+            except OSError as error:
+                raise DialError(REFUSALS["control_unavailable"]) from error
+            if not upstream.open:
+                raise DialError(REFUSALS["control_unavailable"])
         return upstream
+
+    @contextmanager
+    def _making(self, key: object) -> Generator[Callable[[], Upstream]]:
+        """A factory of connections; what it made is closed if the dial fails or is given up."""
+        made: list[Upstream] = []
+
+        def make() -> Upstream:
+            made.append(Upstream(self._limits, self, key))
+            self._open.add(made[-1])
+            return made[-1]
+
+        try:
+            yield make
+        except BaseException:
+            for upstream in made:
+                upstream.close()
+                self._open.discard(upstream)
+            raise
 
     def give_back(self, upstream: Upstream) -> None:
         """Keep it warm, unless enough are."""

@@ -11,12 +11,19 @@ from msgspec.structs import replace
 from keystile.audit.event import Event, Outcome, cut, event_id
 from keystile.core.authorize import Context
 from keystile.core.decide import Admitted, Turned
+from keystile.core.exchange import State, Step, after
 from keystile.core.http1 import RequestHead
 from keystile.core.mcp import Operation
 from keystile.errors import Refusal
 from keystile.model import ApiKey, Connection
 
 _BATCH = "batch"
+_OUTCOMES: dict[State, Outcome] = {
+    State.DONE: "done",
+    State.REFUSED: "refused",
+    State.UPSTREAM_FAILED: "upstream_failed",
+    State.CLIENT_LEFT: "client_left",
+}
 _entropy = random.Random(int.from_bytes(os.urandom(32), "big")).getrandbits  # noqa: S311 — ids, not secrets
 
 
@@ -33,7 +40,6 @@ class Record:
         "answered",
         "at",
         "began",
-        "body",
         "bytes_in",
         "bytes_out",
         "connection",
@@ -49,11 +55,13 @@ class Record:
         "redacted",
         "sent",
         "slug",
+        "state",
         "status",
         "upstream_status",
     )
 
     def __init__(self, head: RequestHead, slug: bytes, address: str, received: int) -> None:
+        self.state = State.READING
         self.began = time.monotonic()
         self.at = time.time_ns() // 1_000_000
         self.id = new_id(self.at)
@@ -118,12 +126,17 @@ class Record:
         )
         return opened
 
-    def event(self, outcome: Outcome, refusal: Refusal | None) -> Event:
-        """The line for the trail. Nothing that `open` tells changes after it."""
+    def move(self, step: Step) -> None:
+        """The exchange goes on. A step that its state does not know is a bug: KeyError."""
+        self.state = after(self.state, step)
+
+    def ended(self, step: Step, refusal: Refusal | None = None) -> Event:
+        """The exchange is over: the one line for the trail. Nothing that `open` tells changes after it."""
+        self.move(step)
         now = time.monotonic()
         return replace(
             self.opened or self.open(),
-            outcome=outcome,
+            outcome=_OUTCOMES[self.state],
             refusal=refusal.code if refusal else None,
             status=self.status,
             upstream_status=self.upstream_status,

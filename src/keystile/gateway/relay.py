@@ -7,20 +7,17 @@ stands in the spool before the client gets the end of its answer; whatever happe
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from keystile.audit.event import Outcome
 from keystile.core.decide import Forward
 from keystile.core.echo import echo_of
-from keystile.core.exchange import ENDED, State, Step, after
+from keystile.core.exchange import ENDED, State, Step
 from keystile.core.headers import scrubbed
 from keystile.core.http1 import AnswerHead
-from keystile.dial import DialError
 from keystile.errors import REFUSALS, Refusal
-from keystile.gateway import notice
 from keystile.gateway.answers import COMMENT, LAST_CHUNK, chunk, status_line
+from keystile.gateway.crossing import Crossing
 from keystile.gateway.gate import Gate
 from keystile.gateway.record import Record
 from keystile.gateway.upstream import Upstream
@@ -28,12 +25,6 @@ from keystile.gateway.upstream import Upstream
 if TYPE_CHECKING:
     from keystile.gateway.inbound import Inbound
 
-_OUTCOMES: dict[State, Outcome] = {
-    State.DONE: "done",
-    State.REFUSED: "refused",
-    State.UPSTREAM_FAILED: "upstream_failed",
-    State.CLIENT_LEFT: "client_left",
-}
 _BORDERS = (b"\n\n", b"\r\r", b"\r\n\r\n")
 _TAIL = 4
 _PLAIN = frozenset((b"identity", b""))
@@ -46,8 +37,7 @@ class Relay:
         "_body",
         "_chunked",
         "_client",
-        "_credential",
-        "_dialling",
+        "_crossing",
         "_echo",
         "_entered",
         "_forward",
@@ -55,11 +45,9 @@ class Relay:
         "_out",
         "_record",
         "_slot",
-        "_state",
         "_stream",
         "_tail",
         "_touched",
-        "_upstream",
         "_wrote",
         "connection",
         "key",
@@ -73,9 +61,7 @@ class Relay:
         self._body = body
         self.key = forward.admitted.key
         self.connection = forward.admitted.endpoint.connection
-        self._state = State.READING
-        self._upstream: Upstream | None = None
-        self._dialling: asyncio.Task[None] | None = None
+        self._crossing = Crossing(self)
         self._echo = echo_of(forward.credential)
         self._out: list[bytes] = []
         self._entered = self._chunked = self._stream = False
@@ -84,7 +70,7 @@ class Relay:
         self._touched = self._wrote = record.decided
 
     def __repr__(self) -> str:
-        return f"<Relay {self._state.value} {self.connection.slug}>"
+        return f"<Relay {self._record.state.value} {self.connection.slug}>"
 
     def start(self) -> None:
         """Send it on a warm connection, or dial one."""
@@ -98,38 +84,26 @@ class Relay:
         if self._slot is None:
             self._break(Step.REFUSE, REFUSALS["trail_unavailable"])
             return
-        upstream = self._gate.pool.take(self._forward.admitted.endpoint.pool_key)
+        endpoint = self._forward.admitted.endpoint
+        upstream = self._gate.pool.take(endpoint.pool_key)
         if upstream is not None:
-            self._send(upstream)
+            self.connected(upstream)
             return
-        self._state = after(self._state, Step.DIAL)
-        self._dialling = asyncio.get_running_loop().create_task(self._dial())
+        self._record.move(Step.DIAL)
+        self._crossing.dial(self._gate.pool.dial(endpoint))
 
-    async def _dial(self) -> None:
-        began = time.monotonic()
-        try:
-            upstream = await self._gate.pool.dial(self._forward.admitted.endpoint)
-        except Exception as error:  # noqa: BLE001 — a dial that ends by a bug must not leave its exchange waiting
-            if not isinstance(error, DialError):
-                notice.bug(error, "dial")
-            self._dialling = None
-            self.failed(error.refusal if isinstance(error, DialError) else REFUSALS["internal_error"])
-            return
-        self._record.dialled = time.monotonic() - began
-        self._dialling = None
-        if self._state is not State.DIALLING:
-            upstream.close()
-            return
-        self._send(upstream)
+    # What the other side does (gateway.crossing.Traveller)
 
-    def _send(self, upstream: Upstream) -> None:
-        self._state = after(self._state, Step.SEND)
-        self._upstream = upstream
-        self._touched = self._record.sent = time.monotonic()
+    def connected(self, upstream: Upstream) -> None:
+        """Send it."""
+        record = self._record
+        now = time.monotonic()
+        if record.state is State.DIALLING:
+            record.dialled = now - record.decided
+        record.move(Step.SEND)
+        self._touched = record.sent = now
         body, self._body = self._body, b""
-        upstream.send(self, self._forward.head, body)
-
-    # What the upstream does (gateway.upstream.Asker)
+        self._crossing.send(upstream, self._forward.head, body)
 
     def answered(self, head: AnswerHead) -> None:
         """The answer's head: refused, or scrubbed and passed on at once."""
@@ -159,7 +133,7 @@ class Relay:
         text = b"\r\n".join(lines)
         if self._echo is not None:
             text = self._echo.masked(text)
-        self._state = after(self._state, Step.ANSWER)
+        record.move(Step.ANSWER)
         record.status = head.status
         self._out.append(status_line(head.status) + text + b"\r\n\r\n")
 
@@ -179,7 +153,7 @@ class Relay:
 
     def finished(self) -> None:
         """The answer is complete."""
-        self._upstream = None
+        self._crossing.arrived()
         if self._echo is not None:
             self._pass(self._echo.flush())
         if self._chunked:
@@ -196,34 +170,33 @@ class Relay:
 
     def left(self) -> None:
         """The client is gone: the upstream's connection closes at once. Nothing else is inferred."""
-        if self._state not in ENDED:
-            self._drop_upstream()
+        if self._record.state not in ENDED:
             self._end(Step.LEAVE)
 
     def pause(self) -> None:
         """The client reads slowly."""
-        if self._upstream is not None:
-            self._upstream.pause()
+        self._crossing.pause()
 
     def resume(self) -> None:
         """It has caught up."""
-        if self._upstream is not None:
-            self._upstream.resume()
+        self._crossing.resume()
 
     # What the gate does
 
     def withdraw(self, refusal: Refusal) -> None:
         """The key or the connection was revoked, narrowed, disabled, deleted, or has expired."""
-        if self._state not in ENDED:
+        if self._record.state not in ENDED:
             self._break(Step.REFUSE, refusal)
 
     def tick(self, now: float) -> None:
         """Time-outs, and a comment line on an idle event stream."""
         limits = self._gate.limits
-        if self._state is State.WAITING:
+        if self._record.state is State.WAITING:
             if now - self._touched > limits.first_byte_seconds:
                 self.failed(REFUSALS["upstream_timeout"])
-        elif self._state is State.ANSWERING:
+            elif self._crossing.sent:
+                self._client.body_left()
+        elif self._record.state is State.ANSWERING:
             if now - self._touched > limits.idle_seconds:
                 self.failed(REFUSALS["stream_idle"])
             elif self._stream and self._chunked and now - self._wrote > limits.comment_seconds and self._at_border:
@@ -261,9 +234,7 @@ class Relay:
         return None
 
     def _break(self, step: Step, refusal: Refusal) -> None:
-        self._drop_upstream()
-        answering = self._state is State.ANSWERING
-        if answering:
+        if self._record.state is State.ANSWERING:
             self._end(step, refusal)
             self._client.abort()
             return
@@ -271,18 +242,10 @@ class Relay:
         self._end(step, refusal)
         self._client.turn_away(refusal, self._request_id, self._record.trace)
 
-    def _drop_upstream(self) -> None:
-        if self._dialling is not None:
-            self._dialling.cancel()
-            self._dialling = None
-        if self._upstream is not None:
-            self._upstream.close()
-            self._upstream = None
-
     def _end(self, step: Step, refusal: Refusal | None = None) -> None:
-        self._state = after(self._state, step)
+        self._crossing.give_up()
         self._record.redacted = self._echo is not None and self._echo.found
         self._gate.live.discard(self)
         if self._entered:
             self._gate.in_flight.leave(self.connection.number)
-        self._gate.trail.record(self._record.event(_OUTCOMES[self._state], refusal), self._slot)
+        self._gate.trail.record(self._record.ended(step, refusal), self._slot)

@@ -81,7 +81,7 @@ class Upstream(asyncio.BufferedProtocol):
         return self.transport is not None and not self.transport.is_closing()
 
     @property
-    def _sent(self) -> bool:
+    def sent(self) -> bool:
         """Whether the whole request is out: an answer may come before, and the connection is then spent."""
         transport = self.transport
         return transport is not None and not transport.is_closing() and not transport.get_write_buffer_size()
@@ -206,7 +206,7 @@ class Upstream(asyncio.BufferedProtocol):
             asker.flush()
             return
         self._asker = self._reader = None
-        if self._reusable and not rest and self._sent:
+        if self._reusable and not rest and self.sent:
             self.pool.give_back(self)
         else:
             self.close()
