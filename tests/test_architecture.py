@@ -57,7 +57,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "audit.spool": ("audit.event", "model", "errors"),
     "audit.event": ("model", "errors"),
     "mint": ("core.apikey", "model"),
-    "node": ("config", "model"),
+    "node": ("config", "errors"),
     # pure
     "core": ("schemes", "model", "errors"),
     "schemes": ("model", "errors"),

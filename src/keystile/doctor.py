@@ -7,14 +7,12 @@ that cannot run because an earlier one failed is left out.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import ipaddress
 import os
 import shutil
 import socket
 import stat
 from collections.abc import AsyncIterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
@@ -25,7 +23,7 @@ from keystile.core.addresses import Reach, judge, reach
 from keystile.core.target import Target, parse_target
 from keystile.errors import StartRefused
 from keystile.model import Connection
-from keystile.node import Folders
+from keystile.node import Folders, is_locked
 from keystile.store import connections
 from keystile.store.database import Database, sqlite
 from keystile.vault import Vault
@@ -50,7 +48,7 @@ async def examine(config: Config) -> list[Finding]:
 
 async def _findings(config: Config) -> AsyncIterator[Finding]:
     folders = Folders(config.data_dir)
-    running = _running(folders.lock)
+    running = is_locked(folders.lock)
     yield _port(config, running=running)
     yield _names(config)
     if not folders.database.exists():
@@ -75,21 +73,6 @@ async def _findings(config: Config) -> AsyncIterator[Finding]:
             yield finding
     finally:
         await database.close()
-
-
-def _running(lock: Path) -> bool:
-    """Whether a gateway serves from this folder: it holds the lock."""
-    try:
-        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _port(config: Config, *, running: bool) -> Finding:

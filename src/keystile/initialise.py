@@ -34,10 +34,7 @@ class First(msgspec.Struct, frozen=True, kw_only=True):
 async def initialise(config: Config) -> First | None:
     """Make what is missing; None when there is data already. Raises StartRefused with one clear line."""
     folders = Folders(config.data_dir)
-    try:
-        folders.make()
-    except OSError as error:
-        raise StartRefused(f"The data folder {folders.data} cannot be used: {error.strerror}.") from error
+    folders.make()
     database = Database(sqlite(folders.database))
     try:
         await database.migrate()

@@ -6,6 +6,7 @@ the child ends. Secrets travel here and in no argument list, environment or file
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
 from contextlib import suppress
@@ -14,12 +15,15 @@ from pathlib import Path
 import msgspec
 
 from keystile.config import Config
-from keystile.model import Secret
+from keystile.errors import StartRefused
 
 REFUSED = 78
 """Exit code of a process that must not start as things are (sysexits' EX_CONFIG): it is not started again."""
 
 _LENGTH = struct.Struct("<I")
+# `struct flock` of fcntl(2). An open file description lock: unlike one of flock(2), it can be looked at untaken.
+_LOCK = struct.Struct("@hhqqi0q")
+_WHOLE_FILE = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 
 
 class Boot(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,11 +37,6 @@ class Boot(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"<Boot worker={self.index} incarnation={self.incarnation}>"
-
-    @property
-    def secret(self) -> Secret:
-        """The node key."""
-        return Secret(self.node_key)
 
 
 class Folders:
@@ -58,10 +57,40 @@ class Folders:
         self.host_socket = self.run / "host.sock"
 
     def make(self) -> None:
-        """Create what is missing, readable by this user alone."""
-        for folder in (self.data, self.spool, self.run):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder.chmod(0o700)
+        """Create what is missing, readable by this user alone; raises StartRefused when that cannot be done."""
+        try:
+            for folder in (self.data, self.spool, self.run):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                folder.chmod(0o700)
+        except OSError as error:
+            raise StartRefused(f"The data folder {self.data} cannot be used: {error.strerror}.") from error
+
+
+def locked(path: Path) -> int:
+    """Take the data folder for this process alone: a descriptor that holds the lock until it closes.
+
+    Raises StartRefused when another process has it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _WHOLE_FILE)
+    except OSError as error:
+        os.close(descriptor)
+        raise StartRefused(f"another Keystile serves from {path.parent}; stop it, or set KEYSTILE_DATA_DIR") from error
+    return descriptor
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process has the data folder. Looks, and takes nothing."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        (kind, *_) = _LOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _WHOLE_FILE))
+    finally:
+        os.close(descriptor)
+    return kind != fcntl.F_UNLCK
 
 
 def send(boot: Boot, pipe: int) -> None:

@@ -2,13 +2,13 @@
 
 Guarantees: two supervisors never share a folder or a port; a listening socket outlives the worker that accepts from
 it, so a worker's death loses no queued connection; every child gets its secrets through a pipe and ends when that
-closes; a child that dies is started again, but a control process that refuses to start ends the node.
+closes; a child that dies, or could not be started, is started again, but a control process that refuses to start ends
+the node.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import signal
 import socket
@@ -26,7 +26,7 @@ from keystile.feed import Word
 from keystile.greeting import text
 from keystile.initialise import First, initialise
 from keystile.log import configure
-from keystile.node import REFUSED, Boot, Folders, send
+from keystile.node import REFUSED, Boot, Folders, locked, send
 
 _BACKLOG = 2048
 # Names are resolved on libuv's threads: with its default of four, four dead names would hold up every other dial.
@@ -50,21 +50,28 @@ class Child:
         return f"<Child {self.module} incarnation={self._incarnation}>"
 
     async def start(self) -> None:
-        """Start the next incarnation."""
+        """Start the next incarnation. Raises OSError when there is no process, pipe or memory for it."""
         self._incarnation += 1
-        reading, self._pipe = os.pipe()
-        boot = self._boot(self._incarnation)
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            self.module,
-            str(reading),
-            pass_fds=(reading, *self._sockets),
-            env=_ENVIRONMENT | {name: value for name, value in os.environ.items() if not name.startswith("KEYSTILE_")},
-            stdin=asyncio.subprocess.DEVNULL,
-        )
-        os.close(reading)
-        send(boot, self._pipe)
+        reading, writing = os.pipe()
+        try:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                self.module,
+                str(reading),
+                pass_fds=(reading, *self._sockets),
+                env=_ENVIRONMENT | {key: value for key, value in os.environ.items() if not key.startswith("KEYSTILE_")},
+                stdin=asyncio.subprocess.DEVNULL,
+                # Ctrl-C at the terminal is for the supervisor alone, which ends its children in their order.
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(writing)
+            raise
+        finally:
+            os.close(reading)
+        self._pipe = writing
+        send(self._boot(self._incarnation), writing)
 
     async def ended(self) -> int:
         """Wait for its end; the exit code."""
@@ -98,7 +105,7 @@ class Supervisor:
         """Serve until SIGTERM or SIGINT; the exit code."""
         folders = self._folders
         folders.make()
-        lock = _locked(folders.lock)
+        lock = locked(folders.lock)
         listeners = _listeners(self._config)
         port = listeners[0].getsockname()[1]
         first = await initialise(self._config)
@@ -112,6 +119,8 @@ class Supervisor:
             loop.add_signal_handler(number, self._stop.set)
         keeping = [loop.create_task(self._keep(control, word, 1))]
         keeping += [loop.create_task(self._keep(worker, word, 2 + index)) for index, worker in enumerate(workers)]
+        for task in keeping:
+            task.add_done_callback(self._kept)
         greeting = loop.create_task(self._greet(word, port, first))
         await self._stop.wait()
         greeting.cancel()
@@ -144,7 +153,15 @@ class Supervisor:
         delay = 0.0
         while not self._stop.is_set():
             began = time.monotonic()
-            await child.start()
+            try:
+                await child.start()
+            except (OSError, RuntimeError) as error:  # RuntimeError: no thread to wait for it (threading)
+                delay = _later(delay)
+                self._log.warning("child could not be started", child=child.module, reason=type(error).__name__)
+                await asyncio.sleep(delay)
+                continue
+            if self._stop.is_set():  # too late to be told with the others
+                child.tell(signal.SIGTERM)
             code = await child.ended()
             served = bool(word.cells[cell])
             word.cells[cell] = 0
@@ -154,9 +171,17 @@ class Supervisor:
                 self._code = REFUSED
                 self._stop.set()
                 return
-            delay = 0.0 if time.monotonic() - began > _STEADY_SECONDS else min(delay * 2 + 0.05, 2.0)
+            delay = 0.0 if time.monotonic() - began > _STEADY_SECONDS else _later(delay)
             self._log.warning("child ended and is started again", child=child.module, code=code)
             await asyncio.sleep(delay)
+
+    def _kept(self, task: asyncio.Task[None]) -> None:
+        """A keeper that ends by an exception would leave its process unkept: the node ends instead."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._log.critical("the supervisor failed", reason=type(error).__name__)
+            self._code = 1
+            self._stop.set()
 
     async def _greet(self, word: Word, port: int, first: First | None) -> None:
         """Say where it is, once every process serves."""
@@ -173,8 +198,7 @@ class Supervisor:
         _, late = await asyncio.wait(keeping, timeout=seconds)
         for child in children if late else ():
             child.tell(signal.SIGKILL)
-        for task in late:
-            await task
+        await asyncio.gather(*late, return_exceptions=True)
 
 
 def run(config: Config) -> int:
@@ -188,14 +212,8 @@ def run(config: Config) -> int:
     return asyncio.run(_run())
 
 
-def _locked(path: Path) -> int:
-    """The data folder is ours alone: the lock lives as long as the descriptor."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise StartRefused(f"another Keystile serves from {path.parent}; stop it, or set KEYSTILE_DATA_DIR") from error
-    return descriptor
+def _later(delay: float) -> float:
+    return min(delay * 2 + 0.05, 2.0)
 
 
 def _listeners(config: Config) -> list[socket.socket]:

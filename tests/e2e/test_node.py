@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -32,6 +33,11 @@ def command(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     except OSError:
         return ""
+
+
+def descriptors(pid: int) -> int:
+    """How many descriptors a process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 async def streaming(_: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -134,6 +140,53 @@ async def test_sigterm_finishes_what_runs_streams_too_and_loses_no_event(tmp_pat
     with gateway(tmp_path, admin_key=running.admin_key) as again:
         trail = await asyncio.to_thread(again.events, 4, connection=slug)
         assert [event["outcome"] for event in trail] == ["done"] * 4
+
+
+async def test_an_interrupt_at_the_terminal_loses_no_event(tmp_path: Path) -> None:
+    """Ctrl-C goes to the whole process group at once, and the control process must still be the last to end."""
+    released = asyncio.Event()
+
+    async def slow(_: Asked, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n")
+        await released.wait()
+        writer.write(b"2\r\n{}\r\n0\r\n\r\n")
+
+    with gateway(tmp_path) as running:
+        async with scene(running) as at:
+            at.upstream.handler = slow
+            client, idle = await at.client(), await at.client()
+            idle.send(READY)
+            await idle.answer()
+            client.send(at.request())
+            assert (await client.head()).status == 200
+            (control,) = pids(running, CONTROL)
+            os.killpg(running.running.pid, signal.SIGINT)
+            assert await idle.closed()  # the workers drain
+            assert pids(running, CONTROL) == [control]
+            released.set()
+            assert (await client.chunk(), await client.chunk()) == (b"{}", b"")
+            assert await client.closed()
+            assert await asyncio.to_thread(running.running.wait, 20) == 0
+            assert list((running.data / "spool").glob("*.seg")) == []
+
+
+async def test_a_child_that_could_not_be_started_is_started_when_it_can(tmp_path: Path) -> None:
+    with gateway(tmp_path) as running:
+        async with scene(running) as at:
+            supervisor = running.running.pid
+            usual = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)
+            opened = descriptors(supervisor)
+            for module in (WORKER, CONTROL):
+                resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (4, usual[1]))
+                os.kill(pids(running, module)[0], signal.SIGKILL)
+                await eventually(lambda: running.log.read_text().count("could not be started") > 1)
+                resource.prlimit(supervisor, resource.RLIMIT_NOFILE, usual)
+                await eventually(running.ready)
+                await eventually(lambda module=module: len(pids(running, module)) == 1)
+                running.log.write_text("")
+            assert (await at.ask(at.request())).status == 200
+            assert await at.api("GET", "/connections")
+            assert descriptors(supervisor) == opened
 
 
 async def test_a_stream_that_outlasts_the_drain_is_broken_off_and_recorded(tmp_path: Path) -> None:

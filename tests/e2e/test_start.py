@@ -113,6 +113,11 @@ def test_a_malformed_bootstrap_key_is_refused_and_makes_nothing(tmp_path: Path) 
     assert typo not in "".join(found.lines) and not (tmp_path / "data/root.key").exists()
 
 
+def test_a_data_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert_one_clear_line(refused(tmp_path / "file" / "data"), f"{tmp_path}/file/data cannot be used: Not a directory")
+
+
 def test_every_problem_of_the_settings_is_told_at_once(tmp_path: Path) -> None:
     found = refused(tmp_path, workers="many", prot="80", upstreams_allow="10.0.0.0/99", root_key="a", root_key_file="b")
     assert found.code == REFUSED
