@@ -361,7 +361,7 @@ def test_the_control_process_gets_our_word_on_forwarding_and_nobody_elses() -> N
         b"Forwarded: for=1.2.3.4\r\nX-Forwarded-Proto: https\r\nAuthorization: Bearer made-up\r\nCookie: a=b\r\n"
         b"Connection: close, X-Hop\r\nX-Hop: 1\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
     )
-    sent = parsed(control_head(head, 5, "192.0.2.1", "http"))
+    sent = parsed(control_head(head, 5, "192.0.2.1"))
     assert sent.target == b"/api/v1/keys?a=1"
     assert list(sent.fields) == [
         (b"host", b"gate.example"),

@@ -32,7 +32,7 @@ def told(registry: Registry) -> dict[str, object]:
     """Everything a registry answers."""
     return {
         "keys": {number: registry.key(apikey.digest(a_key(number).encode())) for number in range(1, 5)},
-        "named": {slug: registry.endpoint_named(slug) for slug in ("alpha", "beta")},
+        "named": {slug: registry.connection_named(slug) for slug in ("alpha", "beta")},
         "rows": {number: registry.connection(f"connection{number}") for number in range(1, 5)},
         "called": {
             (organization, slug): (endpoint.connection, opened(endpoint, registry.ring), endpoint.opening)
@@ -120,14 +120,14 @@ def test_dropping_one_of_many_connections_that_share_a_slug_looks_at_no_other() 
     rows = [a_connection(number, f"organization{number}", slug="github") for number in range(2000)]
     for row in rows:
         registry.apply(Published(connection=row))
-    assert registry.endpoint_named("github") is None
+    assert registry.connection_named("github") is None
     held = registry._named["github"]
     assert isinstance(held, set)  # a list would be searched from its start
     for row in rows[1:]:
         registry.apply(Dropped(kind="connection", id=row.id))
-    assert registry.endpoint_named("github") == rows[0]
+    assert registry.connection_named("github") == rows[0]
     registry.apply(Dropped(kind="connection", id=rows[0].id))
-    assert registry.endpoint_named("github") is None
+    assert registry.connection_named("github") is None
     assert not registry._named
 
 
@@ -145,7 +145,7 @@ def test_another_organizations_slug_is_an_absent_one() -> None:
     connection = court.connect(THEIRS, slug="github")
     assert court.registry.endpoint(OURS, "github") is None
     assert court.registry.endpoint(THEIRS, "github") is not None
-    assert court.registry.endpoint_named("github") == connection
+    assert court.registry.connection_named("github") == connection
 
 
 def test_a_deleted_slug_may_be_taken_again_by_another_row() -> None:

@@ -1,8 +1,8 @@
 """Who calls: an API key in the head → the key's row, or a refusal; and what the caller asserts beside it.
 
-Rules: `x-api-key` decides when both fields are there; either of them doubled is refused. Missing, unknown and
-revoked keys are told apart in nothing an outsider could use. What the caller asserts (user, trace id, metadata) is
-recorded as asserted, never believed, and never goes upstream.
+Rules: `x-api-key` decides when both fields are there; either of them doubled is refused. Unknown and revoked keys are
+refused alike; an expired one is told so, for only its holder can show it. What the caller asserts (user, trace id,
+metadata) is recorded as asserted, never believed, and never goes upstream.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ METADATA_BYTES = 4096
 _MISSING = REFUSALS["key_missing"]
 _INVALID = REFUSALS["key_invalid"]
 _EXPIRED = REFUSALS["key_expired"]
-_DOUBLED = REFUSALS["key_doubled"]
 
 _USER = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]{0,254}[\x21-\x7e])?")
 _TRACE = re.compile(rb"[\x21-\x7e]{1,128}")

@@ -139,14 +139,14 @@ def admit(head: RequestHead, slug: bytes, registry: Registry, shape: Shape, now:
     name = slug.decode("ascii")
     refused = _judge_shape(head, fields, shape)
     if refused is not None:
-        return Turned(refused, registry.endpoint_named(name))
+        return Turned(refused, registry.connection_named(name))
     key = authorize(fields, registry, now)
     if isinstance(key, Refusal):
-        return Turned(key, registry.endpoint_named(name))
+        return Turned(key, registry.connection_named(name))
     try:
         endpoint = registry.endpoint(key.organization, name)
     except Unreadable:
-        return Turned(REFUSALS["credential_unreadable"], registry.endpoint_named(name), key)
+        return Turned(REFUSALS["credential_unreadable"], registry.connection_named(name), key)
     if endpoint is None:
         return Turned(REFUSALS["connection_unknown"], key=key)
     connection = endpoint.connection
@@ -205,7 +205,7 @@ def decide(admitted: Admitted, body: bytes, registry: Registry) -> Forward | Tur
         credential = opened(endpoint, registry.ring)
     except Unreadable:
         return _turned(admitted, REFUSALS["credential_unreadable"], operations, request_id)
-    placed = b"" if credential is None else endpoint.scheme.field(credential)
+    placed = endpoint.scheme.field(credential or b"")
     head = b"".join((admitted.method, endpoint.opening, admitted.block, length, placed, b"\r\n"))
     return Forward(admitted, operations, head, credential)
 

@@ -216,7 +216,7 @@ def scrubbed(fields: Fields) -> list[bytes]:
     ]
 
 
-def control_head(head: RequestHead, body_length: int, address: str, scheme: str) -> bytes:
+def control_head(head: RequestHead, body_length: int, address: str) -> bytes:
     """A head for the control process: everything end-to-end, with what proxies say replaced by what we know."""
     drop = HOP_BY_HOP | named_by_connection(head.fields) | {b"content-length", b"expect", b"forwarded"}
     lines = [
@@ -225,7 +225,7 @@ def control_head(head: RequestHead, body_length: int, address: str, scheme: str)
     lines += [
         b"x-forwarded-for: " + address.encode("ascii"),
         b"x-forwarded-host: " + head.named.get(b"host", b""),
-        b"x-forwarded-proto: " + scheme.encode("ascii"),
+        b"x-forwarded-proto: http",
     ]
     if body_length or head.method in {b"POST", b"PUT", b"PATCH"}:
         lines.append(b"content-length: %d" % body_length)

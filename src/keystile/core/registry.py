@@ -109,7 +109,7 @@ class Registry:
         found = self._ids.get((organization, slug))
         return None if found is None else self._compiled(found)
 
-    def endpoint_named(self, slug: str) -> Connection | None:
+    def connection_named(self, slug: str) -> Connection | None:
         """The one connection of this slug, when it is unique in the installation: for the trail, not for calling."""
         found = self._named.get(slug)
         return self._rows[found].connection if isinstance(found, str) else None

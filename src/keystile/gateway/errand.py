@@ -93,7 +93,7 @@ class Errand:
         client, head = self._client, self._head
         address = self._gate.address_of(client.peer, head.named.get(b"x-forwarded-for"))
         body, self._body = self._body, b""
-        sent = control_head(head, len(body), address, self._gate.scheme)
+        sent = control_head(head, len(body), address)
         self._crossing.send(upstream, sent, body, bodiless=head.method == b"HEAD")
 
     def answered(self, head: AnswerHead) -> None:

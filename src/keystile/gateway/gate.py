@@ -69,7 +69,6 @@ class Gate:
         in_flight: InFlight,
         pool: Pool,
         control: str,
-        scheme: str = "http",
     ) -> None:
         self.limits = limits
         self.shape = shape
@@ -77,7 +76,6 @@ class Gate:
         self.in_flight = in_flight
         self.pool = pool
         self.control = control
-        self.scheme = scheme
         self.registry = registry()
         self.callers: set[Caller] = set()
         self.live: set[Live] = set()

@@ -61,7 +61,7 @@ class Hearing:
         if not gate.fresh():
             return self.refuse(REFUSALS["configuration_stale"])
         if where is not Place.ENDPOINT:
-            record.connection = gate.registry.endpoint_named(record.slug.decode("ascii"))
+            record.connection = gate.registry.connection_named(record.slug.decode("ascii"))
             return self.refuse(admissible(self.head.named, gate.shape) or REFUSALS["not_found"])
         admitted = self._admit()
         if admitted is None:

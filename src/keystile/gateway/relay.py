@@ -1,8 +1,8 @@
 """One exchange: joins a client to an upstream, in both directions, with all its backpressure and its one event.
 
 Guarantees: status and body bytes pass unmodified and as they arrive (promise 3 names the exceptions); a client that
-leaves closes the upstream at once, an upstream that dies leaves the client's answer broken, never complete; the event
-stands in the spool before the client gets the end of its answer; whatever happens, there is exactly one.
+leaves closes the upstream at once, an upstream that dies leaves the client's answer broken, never complete; the trail
+has the event before the client has the end of its answer; whatever happens, there is exactly one.
 """
 
 from __future__ import annotations
