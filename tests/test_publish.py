@@ -119,7 +119,7 @@ async def test_a_change_that_raises_is_neither_committed_nor_published(node: Nod
     assert node.word.cells[0] == before == await node.generation()
     assert node.read() == []
     async with node.database.read() as conn:
-        assert await connections.find_id(conn, connection(1).id) is None
+        assert await connections.find(conn, ORGANIZATION.id, connection(1).slug) is None
 
 
 async def test_a_change_that_workers_need_not_know_takes_no_generation(node: Node, publisher: Publisher) -> None:

@@ -86,8 +86,8 @@ async def test_a_rotation_adds_a_version_and_moves_the_pointer(shelf: Shelf) -> 
     assert (second.active_version, second.rotated_at, second.updated_at) == (2, 6, 6)
     assert await shelf.reveal(second) == b"made-up-two"
     async with shelf.database.read() as conn:
-        assert await connections.find_id(conn, CONNECTION.id) == second
-        rows = await connections.versions(conn, CONNECTION.id)
+        assert await connections.find(conn, CONNECTION.organization, CONNECTION.slug) == second
+        rows = await connections.versions(conn, CONNECTION.id, 9)
     assert [(row.version, row.created_at, row.created_by, row.origin) for row in rows] == [
         (2, 6, "key000000001", ORIGIN),
         (1, 5, "key000000001", ORIGIN),
@@ -143,7 +143,7 @@ async def test_a_new_number_is_never_that_of_a_rolled_back_version(shelf: Shelf)
     changed = await shelf.rotate(await shelf.rotate(CONNECTION, b"made-up-one"), b"made-up-two")
     await shelf.destroy(await shelf.activate(changed, 1), 2)
     async with shelf.database.read() as conn:
-        found = await connections.find_id(conn, CONNECTION.id)
+        found = await connections.find(conn, CONNECTION.organization, CONNECTION.slug)
     assert found is not None
     assert (await shelf.rotate(found, b"made-up-three")).active_version == 3
 
@@ -172,7 +172,7 @@ async def test_another_header_is_another_binding_but_its_case_is_not(shelf: Shel
     recased = await shelf.rotate(msgspec.structs.replace(first, auth_header_name="x-token"), b"made-up-two")
     assert await shelf.reveal(await shelf.activate(recased, 1)) == b"made-up-one"
     async with shelf.database.read() as conn:
-        present = await connections.find_id(conn, CONNECTION.id)
+        present = await connections.find(conn, CONNECTION.organization, CONNECTION.slug)
     assert present is not None
     renamed = await shelf.rotate(msgspec.structs.replace(present, auth_header_name="X-Other"), b"made-up-three")
     with pytest.raises(Conflict):
@@ -218,7 +218,7 @@ async def test_two_rotations_from_one_revision_do_not_both_stand(shelf: Shelf) -
     with pytest.raises(Stale):
         await shelf.rotate(CONNECTION, b"made-up-two")
     async with shelf.database.read() as conn:
-        assert [row.version for row in await connections.versions(conn, CONNECTION.id)] == [1]
+        assert [row.version for row in await connections.versions(conn, CONNECTION.id, 9)] == [1]
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, tag="key"):
     """A Keystile key as it is kept: its digest, never the key. Workers get the same value through the feed.
 
     `connections` is a scope of connection *ids*; `None` means the role's own reach. An empty scope reaches nothing.
+    Only `name`, `connections` and `expires_at` are ever changed. `revision` is its `ETag`.
     """
 
     id: str
@@ -79,6 +80,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, tag="key"):
     expires_at: int | None = None
     connections: tuple[str, ...] | None = None
     pinned_user: str | None = None
+    revision: int = 1
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):

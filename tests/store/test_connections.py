@@ -77,7 +77,7 @@ async def test_a_row_comes_back_as_it_went_in(database: Database) -> None:
             await connections.insert(conn, connection)
     async with database.read() as conn:
         assert await connections.find(conn, "org000000001", "github-prod") == FULL
-        assert await connections.find_id(conn, PLAIN.id) == PLAIN
+        assert await connections.find(conn, PLAIN.organization, PLAIN.slug) == PLAIN
 
 
 async def test_another_organizations_slug_is_not_found(database: Database) -> None:
@@ -101,7 +101,7 @@ async def test_an_update_takes_the_next_revision_and_refuses_a_stale_one(databas
         wanted = msgspec.structs.replace(FULL, name="Renamed", headers={}, enabled=True, updated_at=2000)
         written = await connections.update(conn, wanted)
         assert written == msgspec.structs.replace(wanted, revision=6)
-        assert await connections.find_id(conn, FULL.id) == written
+        assert await connections.find(conn, FULL.organization, FULL.slug) == written
         with pytest.raises(Stale):
             await connections.update(conn, wanted)
         with pytest.raises(Stale):
@@ -112,7 +112,7 @@ async def test_an_update_leaves_what_is_immutable(database: Database) -> None:
     async with database.write() as conn:
         await connections.insert(conn, FULL)
         await connections.update(conn, msgspec.structs.replace(FULL, slug="other", organization="org000000002"))
-        found = await connections.find_id(conn, FULL.id)
+        found = await connections.find(conn, FULL.organization, FULL.slug)
         assert found is not None
         assert (found.slug, found.organization) == (FULL.slug, FULL.organization)
 
@@ -132,8 +132,8 @@ async def test_a_deleted_connections_sealed_bytes_are_gone_from_the_file(databas
         await connections.insert_version(conn, FULL.organization, version(1, sealed=sealed))
     async with database.write() as conn:
         await connections.delete(conn, FULL.id)
-        assert await connections.find_id(conn, FULL.id) is None
-        assert await connections.versions(conn, FULL.id) == []
+        assert await connections.find(conn, FULL.organization, FULL.slug) is None
+        assert await connections.versions(conn, FULL.id, 9) == []
     await database.close()  # the last connection folds the write-ahead log into the file
     assert not lies_in(tmp_path, sealed)
 
@@ -147,7 +147,7 @@ async def test_a_destroyed_version_keeps_its_number_and_loses_its_bytes(database
     async with database.write() as conn:
         await connections.destroy_version(conn, FULL.id, 1, 99)
         destroyed = msgspec.structs.replace(version(1), sealed=None, destroyed_at=99)
-        assert await connections.versions(conn, FULL.id) == [version(2), destroyed]
+        assert await connections.versions(conn, FULL.id, 9) == [version(2, sealed=None), destroyed]
         assert await connections.version(conn, FULL.id, 1) == destroyed
         assert await connections.version(conn, FULL.id, 3) is None
         assert await connections.newest_version(conn, FULL.id) == 2
@@ -156,6 +156,39 @@ async def test_a_destroyed_version_keeps_its_number_and_loses_its_bytes(database
     with sqlite3.connect(tmp_path / "keystile.db") as file:
         assert file.execute("SELECT count(*) FROM credential_versions").fetchone() == (2,)
     assert not lies_in(tmp_path, sealed)
+
+
+async def test_versions_page_by_number_and_leave_their_sealed_bytes_behind(database: Database) -> None:
+    async with database.write() as conn:
+        await connections.insert(conn, FULL)
+        for number in range(1, 6):
+            await connections.insert_version(conn, FULL.organization, version(number))
+        assert [row.version for row in await connections.versions(conn, FULL.id, 3)] == [5, 4, 3]
+        rest = await connections.versions(conn, FULL.id, 3, before=3)
+        assert rest == [version(2, sealed=None), version(1, sealed=None)]
+        assert await connections.version(conn, FULL.id, 2) == version(2)
+
+
+async def test_slugs_are_looked_up_all_at_once_and_in_one_organization(database: Database) -> None:
+    async with database.write() as conn:
+        await connections.insert(conn, FULL)
+        await connections.insert(conn, PLAIN)
+        foreign = msgspec.structs.replace(PLAIN, id="con000000003", number=3, organization="org000000002", slug="far")
+        await connections.insert(conn, foreign)
+        many = [f"absent-{number}" for number in range(1500)]
+        wanted = [*many, FULL.slug, PLAIN.slug, foreign.slug]
+        found = await connections.by_slugs(conn, FULL.organization, wanted)
+        assert found == {FULL.slug: FULL, PLAIN.slug: PLAIN}
+        assert await connections.by_slugs(conn, FULL.organization, ()) == {}
+
+
+async def test_what_a_key_made_is_found_by_an_index(database: Database) -> None:
+    async with database.read() as conn:
+        for table in ("connections", "api_keys"):
+            made = f"SELECT id FROM {table} WHERE organization = 'o' AND created_by = 'k'"  # noqa: S608 — a constant
+            for query in (made, f"{made} ORDER BY created_at DESC, id DESC"):
+                (plan,) = (await conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}")).all()
+                assert f"ix_{table}_organization_created_by_created_at_id" in plan[3]
 
 
 async def test_the_feed_gets_the_active_version_alone(database: Database) -> None:

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy.exc import IntegrityError
 
 from keystile.errors import StartRefused
 from keystile.model import Organization
-from keystile.store import counters, data_keys, organizations
-from keystile.store.database import Database, sqlite
+from keystile.store import counters, data_keys, keys, organizations
+from keystile.store.database import _MIGRATIONS, Database, sqlite
 from keystile.store.tables import metadata
 
 pytestmark = pytest.mark.anyio
@@ -59,6 +61,27 @@ async def test_an_interrupted_migration_leaves_nothing(tmp_path: Path) -> None:
     await database.close()
     with sqlite3.connect(tmp_path / "keystile.db") as file:
         assert file.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall() == [("meta",)]
+
+
+async def test_a_key_of_an_older_schema_has_revision_1(tmp_path: Path) -> None:
+    database = Database(sqlite(tmp_path / "keystile.db"))
+
+    def begin(connection: sa.Connection) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(_MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+
+    async with database.write() as connection:
+        await connection.run_sync(begin)
+        await connection.execute(sa.text("INSERT INTO organizations VALUES ('o', 'one', 'One', 1)"))
+        older = "INSERT INTO api_keys (id, organization, name, role, digest, created_at)"
+        await connection.execute(sa.text(f"{older} VALUES ('k', 'o', 'K', 'client', x'00', 1)"))
+    await database.migrate()
+    async with database.read() as connection:
+        found = await keys.find(connection, "o", "k")
+    assert found is not None and found.revision == 1
+    await database.close()
 
 
 async def test_a_file_that_is_no_database_refuses_the_start(tmp_path: Path) -> None:

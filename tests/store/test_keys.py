@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from keystile.errors import Stale
 from keystile.model import ApiKey, Organization, Role
 from keystile.store import keys, organizations
 from keystile.store.database import Database, sqlite
@@ -22,6 +23,7 @@ FULL = ApiKey(
     expires_at=6,
     connections=("con000000001",),
     pinned_user="zoë",
+    revision=3,
 )
 PLAIN = ApiKey(
     id="key000000002", organization="org000000001", name="Plain", role=Role.CLIENT, digest=b"2" * 32, created_at=5
@@ -53,6 +55,20 @@ async def test_an_empty_scope_is_not_the_absence_of_one(database: Database) -> N
     async with database.write() as conn:
         await keys.insert(conn, scoped)
         assert await keys.find(conn, "org000000001", scoped.id) == scoped
+
+
+async def test_an_update_writes_name_scope_and_expiry_and_refuses_a_stale_one(database: Database) -> None:
+    wanted = msgspec.structs.replace(FULL, name="Narrow", connections=(), expires_at=None, role=Role.OWNER)
+    async with database.write() as conn:
+        written = await keys.update(conn, wanted)
+        assert written == msgspec.structs.replace(wanted, revision=4)
+        kept = msgspec.structs.replace(written, role=FULL.role)
+        assert await keys.find(conn, FULL.organization, FULL.id) == kept
+        with pytest.raises(Stale):
+            await keys.update(conn, wanted)
+        await keys.revoke(conn, FULL.id, 9)
+        with pytest.raises(Stale):
+            await keys.update(conn, kept)
 
 
 async def test_another_organizations_key_is_not_found(database: Database) -> None:

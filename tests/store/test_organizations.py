@@ -30,9 +30,10 @@ async def test_rows_come_back_as_they_went_in(database: Database) -> None:
         await organizations.insert(conn, ONE)
     async with database.read() as conn:
         assert await organizations.every(conn) == [ONE, TWO]
-        assert await organizations.find(conn, ONE.id) == ONE
         assert await organizations.find_slug(conn, "two") == TWO
-        assert await organizations.find(conn, "nobody") is None
+        assert await organizations.page(conn, 1) == [ONE]
+        assert await organizations.page(conn, 2, (ONE.created_at, ONE.id)) == [TWO]
+        assert await organizations.page(conn, 1, (TWO.created_at, TWO.id)) == []
         assert await organizations.find_slug(conn, "nobody") is None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from keystile.api import rules
 from keystile.api.answers import Answer
-from keystile.api.call import Call, etag, must_match
+from keystile.api.call import Call, etag, must_match, paged
 from keystile.api.connections import answered, visible
 from keystile.api.cursors import after_version, before_version
 from keystile.api.route import Nothing
@@ -40,11 +40,10 @@ async def list_versions(call: Call[None, Paging]) -> Answer:
     before = before_version(call.query.cursor)
     async with call.house.database.read() as conn:
         found = await visible(call, conn)
-        every = await connections.versions(conn, found.id)
-    rows = [row for row in every if before is None or row.version < before]
-    page = rows[: call.query.limit]
-    cursor = after_version(page[-1].version) if len(rows) > len(page) else None
-    return Answer(data=[_view(row, found.active_version) for row in page], paged=True, cursor=cursor)
+        rows = await connections.versions(conn, found.id, call.query.limit + 1, before)
+    rows, last = paged(rows, call.query.limit)
+    cursor = last and after_version(last.version)
+    return Answer(data=[_view(row, found.active_version) for row in rows], paged=True, cursor=cursor)
 
 
 async def activate_version(call: Call[None, Nothing]) -> Answer:

@@ -13,13 +13,15 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from keystile.errors import Conflict, Stale
-from keystile.model import AuthType, Connection, CredentialVersion, Published
+from keystile.model import Connection, CredentialVersion, Published
 from keystile.store import counters
-from keystile.store.tables import connections, credential_versions
+from keystile.store.tables import connections, credential_versions, reader
 
-_MAP = msgspec.json.Decoder(dict[str, str])
-_NAMES = msgspec.json.Decoder(tuple[str, ...])
+_IMMUTABLE = ("id", "number", "organization", "slug", "created_by", "created_at")
 _BATCH = 1000
+
+_connection = reader(connections, Connection)
+_version = reader(credential_versions, CredentialVersion)
 
 
 async def next_number(conn: AsyncConnection) -> int:
@@ -31,18 +33,7 @@ async def insert(conn: AsyncConnection, connection: Connection) -> None:
     """Add one as it stands; raises Conflict (`slug_taken`) when its organization has one of this slug."""
     if await find(conn, connection.organization, connection.slug) is not None:
         raise Conflict("Your organization has a connection of this slug already.", "slug_taken")
-    await conn.execute(
-        sa.insert(connections).values(
-            id=connection.id,
-            number=connection.number,
-            organization=connection.organization,
-            slug=connection.slug,
-            created_by=connection.created_by,
-            created_at=connection.created_at,
-            revision=connection.revision,
-            **_mutable(connection),
-        )
-    )
+    await conn.execute(sa.insert(connections).values(msgspec.structs.asdict(connection)))
 
 
 async def update(conn: AsyncConnection, connection: Connection) -> Connection:
@@ -52,7 +43,7 @@ async def update(conn: AsyncConnection, connection: Connection) -> Connection:
     """
     here = sa.and_(connections.c.id == connection.id, connections.c.revision == connection.revision)
     changed = msgspec.structs.replace(connection, revision=connection.revision + 1)
-    values = _mutable(changed) | {"revision": changed.revision}
+    values = {name: value for name, value in msgspec.structs.asdict(changed).items() if name not in _IMMUTABLE}
     if (await conn.execute(sa.update(connections).where(here).values(values))).rowcount != 1:
         raise Stale("The connection was changed by somebody else. Read it again.")
     return changed
@@ -66,12 +57,17 @@ async def delete(conn: AsyncConnection, connection_id: str) -> None:
 
 async def find(conn: AsyncConnection, organization: str, slug: str) -> Connection | None:
     """The connection an organization calls by this slug."""
-    return await _one(conn, sa.and_(connections.c.organization == organization, connections.c.slug == slug))
+    return (await by_slugs(conn, organization, (slug,))).get(slug)
 
 
-async def find_id(conn: AsyncConnection, connection_id: str) -> Connection | None:
-    """The connection of this id, of whatever organization."""
-    return await _one(conn, connections.c.id == connection_id)
+async def by_slugs(conn: AsyncConnection, organization: str, wanted: Collection[str]) -> dict[str, Connection]:
+    """The connections an organization calls by these slugs; a slug that nothing has is not among them."""
+    found: dict[str, Connection] = {}
+    for batch in _batches(wanted):
+        here = (connections.c.organization == organization, connections.c.slug.in_(batch))
+        rows = await conn.execute(sa.select(connections).where(*here))
+        found |= {row.slug: _connection(row) for row in rows}
+    return found
 
 
 async def page(
@@ -88,16 +84,14 @@ async def page(
     if created_by is not None:
         query = query.where(connections.c.created_by == created_by)
     query = query.order_by(connections.c.created_at.desc(), connections.c.id.desc()).limit(limit)
-    return [_connection(row) for row in (await conn.execute(query)).mappings()]
+    return [_connection(row) for row in (await conn.execute(query))]
 
 
 async def slugs(conn: AsyncConnection, ids: Collection[str]) -> dict[str, str]:
     """The slugs of these ids; an id that is gone is not among them."""
     found: dict[str, str] = {}
-    wanted = list(ids)
-    for start in range(0, len(wanted), _BATCH):
-        here = connections.c.id.in_(wanted[start : start + _BATCH])
-        rows = await conn.execute(sa.select(connections.c.id, connections.c.slug).where(here))
+    for batch in _batches(ids):
+        rows = await conn.execute(sa.select(connections.c.id, connections.c.slug).where(connections.c.id.in_(batch)))
         found |= {row.id: row.slug for row in rows}
     return found
 
@@ -111,27 +105,35 @@ async def made_by(conn: AsyncConnection, organization: str, key_id: str) -> tupl
 async def published(conn: AsyncConnection, connection_id: str) -> Published | None:
     """What the feed carries of a connection."""
     query = _with_sealed().where(connections.c.id == connection_id)
-    row = (await conn.execute(query)).mappings().one_or_none()
-    return None if row is None else Published(connection=_connection(row), sealed=row["sealed"])
+    row = (await conn.execute(query)).one_or_none()
+    return None if row is None else Published(connection=_connection(row), sealed=row.sealed)
 
 
 def every_published(conn: sa.Connection) -> Iterator[Published]:
     """Every connection of the installation, streamed. Run it inside `AsyncConnection.run_sync`."""
-    for row in conn.execute(_with_sealed(), execution_options={"yield_per": _BATCH}).mappings():
-        yield Published(connection=_connection(row), sealed=row["sealed"])
+    for row in conn.execute(_with_sealed(), execution_options={"yield_per": _BATCH}):
+        yield Published(connection=_connection(row), sealed=row.sealed)
 
 
-async def versions(conn: AsyncConnection, connection_id: str) -> list[CredentialVersion]:
-    """Every version of its credential, newest first, destroyed ones too."""
-    query = sa.select(credential_versions).where(credential_versions.c.connection == connection_id)
-    found = await conn.execute(query.order_by(credential_versions.c.version.desc()))
-    return [_version(row) for row in found.mappings()]
+async def versions(
+    conn: AsyncConnection, connection_id: str, limit: int, before: int | None = None
+) -> list[CredentialVersion]:
+    """Up to `limit` versions of its credential below `before`, newest first, destroyed ones too.
+
+    They are for showing: none of them has its sealed bytes.
+    """
+    shown = [sa.null() if column.name == "sealed" else column for column in credential_versions.c]
+    query = sa.select(*shown).where(credential_versions.c.connection == connection_id)
+    if before is not None:
+        query = query.where(credential_versions.c.version < before)
+    found = await conn.execute(query.order_by(credential_versions.c.version.desc()).limit(limit))
+    return [_version(row) for row in found]
 
 
 async def version(conn: AsyncConnection, connection_id: str, number: int) -> CredentialVersion | None:
     """One version, destroyed or not."""
     here = sa.and_(credential_versions.c.connection == connection_id, credential_versions.c.version == number)
-    row = (await conn.execute(sa.select(credential_versions).where(here))).mappings().one_or_none()
+    row = (await conn.execute(sa.select(credential_versions).where(here))).one_or_none()
     return None if row is None else _version(row)
 
 
@@ -144,21 +146,8 @@ async def newest_version(conn: AsyncConnection, connection_id: str) -> int:
 
 async def insert_version(conn: AsyncConnection, organization: str, version: CredentialVersion) -> None:
     """Add one."""
-    await conn.execute(
-        sa.insert(credential_versions).values(
-            connection=version.connection,
-            version=version.version,
-            organization=organization,
-            term=version.term,
-            auth_type=version.auth_type.value,
-            auth_header_name=version.auth_header_name,
-            origin=version.origin,
-            sealed=version.sealed,
-            created_at=version.created_at,
-            created_by=version.created_by,
-            destroyed_at=version.destroyed_at,
-        )
-    )
+    values = msgspec.structs.asdict(version) | {"organization": organization}
+    await conn.execute(sa.insert(credential_versions).values(values))
 
 
 async def destroy_version(conn: AsyncConnection, connection_id: str, number: int, now: int) -> None:
@@ -167,9 +156,9 @@ async def destroy_version(conn: AsyncConnection, connection_id: str, number: int
     await conn.execute(sa.update(credential_versions).where(here).values(sealed=None, destroyed_at=now))
 
 
-async def _one(conn: AsyncConnection, here: Any) -> Connection | None:
-    row = (await conn.execute(sa.select(connections).where(here))).mappings().one_or_none()
-    return None if row is None else _connection(row)
+def _batches(wanted: Collection[str]) -> Iterator[list[str]]:
+    listed = list(wanted)
+    return (listed[start : start + _BATCH] for start in range(0, len(listed), _BATCH))
 
 
 def _with_sealed() -> sa.Select[Any]:
@@ -179,60 +168,4 @@ def _with_sealed() -> sa.Select[Any]:
     )
     return sa.select(connections, credential_versions.c.sealed).select_from(
         connections.outerjoin(credential_versions, active)
-    )
-
-
-def _mutable(connection: Connection) -> dict[str, object]:
-    return {
-        "name": connection.name,
-        "upstream_url": connection.upstream_url,
-        "auth_type": connection.auth_type.value,
-        "auth_header_name": connection.auth_header_name,
-        "headers": msgspec.json.encode(connection.headers).decode(),
-        "forward_headers": msgspec.json.encode(connection.forward_headers).decode(),
-        "ca_pem": connection.ca_pem,
-        "max_in_flight": connection.max_in_flight,
-        "enabled": connection.enabled,
-        "active_version": connection.active_version,
-        "updated_at": connection.updated_at,
-        "rotated_at": connection.rotated_at,
-    }
-
-
-def _connection(row: sa.RowMapping) -> Connection:
-    return Connection(
-        id=row["id"],
-        number=row["number"],
-        organization=row["organization"],
-        slug=row["slug"],
-        name=row["name"],
-        upstream_url=row["upstream_url"],
-        auth_type=AuthType(row["auth_type"]),
-        auth_header_name=row["auth_header_name"],
-        headers=_MAP.decode(row["headers"]),
-        forward_headers=_NAMES.decode(row["forward_headers"]),
-        ca_pem=row["ca_pem"],
-        max_in_flight=row["max_in_flight"],
-        enabled=row["enabled"],
-        active_version=row["active_version"],
-        created_by=row["created_by"],
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
-        rotated_at=row["rotated_at"],
-        revision=row["revision"],
-    )
-
-
-def _version(row: sa.RowMapping) -> CredentialVersion:
-    return CredentialVersion(
-        connection=row["connection"],
-        version=row["version"],
-        term=row["term"],
-        auth_type=AuthType(row["auth_type"]),
-        auth_header_name=row["auth_header_name"],
-        origin=row["origin"],
-        sealed=row["sealed"],
-        created_at=row["created_at"],
-        created_by=row["created_by"],
-        destroyed_at=row["destroyed_at"],
     )

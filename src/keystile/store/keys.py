@@ -9,41 +9,43 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from keystile.model import ApiKey, Role
-from keystile.store.tables import api_keys
+from keystile.errors import Stale
+from keystile.model import ApiKey
+from keystile.store.tables import api_keys, reader
 
-_SCOPE = msgspec.json.Decoder(tuple[str, ...])
 _BATCH = 1000
+
+_key = reader(api_keys, ApiKey)
 
 
 async def insert(conn: AsyncConnection, key: ApiKey) -> None:
     """Add one."""
-    await conn.execute(
-        sa.insert(api_keys).values(
-            id=key.id,
-            organization=key.organization,
-            name=key.name,
-            role=key.role.value,
-            digest=key.digest,
-            created_at=key.created_at,
-            created_by=key.created_by,
-            expires_at=key.expires_at,
-            connections=None if key.connections is None else msgspec.json.encode(key.connections).decode(),
-            pinned_user=key.pinned_user,
-        )
-    )
+    await conn.execute(sa.insert(api_keys).values(msgspec.structs.asdict(key)))
+
+
+async def update(conn: AsyncConnection, key: ApiKey) -> ApiKey:
+    """Write name, scope and expiry, and return it with the next revision; `key.revision` is the one it replaces.
+
+    Raises Stale when the row has another revision by now, or was revoked.
+    """
+    here = (api_keys.c.id == key.id, api_keys.c.revision == key.revision, api_keys.c.revoked_at.is_(None))
+    changed = msgspec.structs.replace(key, revision=key.revision + 1)
+    values = {name: getattr(changed, name) for name in ("name", "connections", "expires_at", "revision")}
+    if (await conn.execute(sa.update(api_keys).where(*here).values(values))).rowcount != 1:
+        raise Stale("The key was changed by somebody else. Read it again.")
+    return changed
 
 
 async def find(conn: AsyncConnection, organization: str, key_id: str) -> ApiKey | None:
     """The live key of this id in this organization, expired or not."""
     query = _live().where(api_keys.c.organization == organization, api_keys.c.id == key_id)
-    row = (await conn.execute(query)).mappings().one_or_none()
+    row = (await conn.execute(query)).one_or_none()
     return None if row is None else _key(row)
 
 
 async def find_digest(conn: AsyncConnection, digest: bytes) -> ApiKey | None:
     """The live key with this SHA-256, of whatever organization, expired or not."""
-    row = (await conn.execute(_live().where(api_keys.c.digest == digest))).mappings().one_or_none()
+    row = (await conn.execute(_live().where(api_keys.c.digest == digest))).one_or_none()
     return None if row is None else _key(row)
 
 
@@ -67,29 +69,14 @@ async def page(
     if created_by is not None:
         query = query.where(api_keys.c.created_by == created_by)
     query = query.order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc()).limit(limit)
-    return [_key(row) for row in (await conn.execute(query)).mappings()]
+    return [_key(row) for row in (await conn.execute(query))]
 
 
 def every(conn: sa.Connection) -> Iterator[ApiKey]:
     """Every live key of the installation, streamed. Run it inside `AsyncConnection.run_sync`."""
-    for row in conn.execute(_live(), execution_options={"yield_per": _BATCH}).mappings():
+    for row in conn.execute(_live(), execution_options={"yield_per": _BATCH}):
         yield _key(row)
 
 
 def _live() -> sa.Select[Any]:
     return sa.select(api_keys).where(api_keys.c.revoked_at.is_(None))
-
-
-def _key(row: sa.RowMapping) -> ApiKey:
-    return ApiKey(
-        id=row["id"],
-        organization=row["organization"],
-        name=row["name"],
-        role=Role(row["role"]),
-        digest=row["digest"],
-        created_at=row["created_at"],
-        created_by=row["created_by"],
-        expires_at=row["expires_at"],
-        connections=None if row["connections"] is None else _SCOPE.decode(row["connections"]),
-        pinned_user=row["pinned_user"],
-    )

@@ -1,23 +1,55 @@
 """The tables of the configuration database, as the newest migration leaves them (a test compares the two).
 
-Rules: every row carries its organization; columns are named as the fields of the model; times are milliseconds,
-lists and maps are JSON in text; nothing here is one database's own dialect.
+Rules: every row carries its organization; columns are named as the fields of the model, so that a row is read by
+`reader` and written by `msgspec.structs.asdict`; times are milliseconds, lists and maps are JSON in text;
+nothing here is one database's own dialect.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Dialect,
     ForeignKey,
     Index,
     LargeBinary,
     MetaData,
+    Row,
     Table,
     Text,
+    TypeDecorator,
     UniqueConstraint,
 )
+
+T = TypeVar("T")
+
+
+def reader(table: Table, noun: type[T]) -> Callable[[Row[Any]], T]:
+    """What makes a noun of a row that begins with the table's columns. Columns that the noun lacks are left out."""
+    names = [str(column.name) for column in table.c]  # SQLAlchemy's are of a class that msgspec does not take
+    return lambda row: msgspec.convert(dict(zip(names, row, strict=False)), noun)
+
+
+class Json(TypeDecorator[Any]):
+    """A list or map as JSON in text; None is NULL."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ARG002 — SQLAlchemy's signature
+        """To the database."""
+        return None if value is None else msgspec.json.encode(value).decode()
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:  # noqa: ARG002 — the same
+        """From the database."""
+        return None if value is None else msgspec.json.decode(value)
+
 
 metadata = MetaData(
     naming_convention={
@@ -49,11 +81,13 @@ api_keys = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("created_by", Text),
     Column("expires_at", BigInteger),
-    Column("connections", Text),
+    Column("connections", Json),
     Column("pinned_user", Text),
+    Column("revision", BigInteger, nullable=False, server_default="1"),
     Column("revoked_at", BigInteger),
     UniqueConstraint("digest"),
     Index(None, "organization", "created_at", "id"),
+    Index(None, "organization", "created_by", "created_at", "id"),
 )
 
 connections = Table(
@@ -67,8 +101,8 @@ connections = Table(
     Column("upstream_url", Text, nullable=False),
     Column("auth_type", Text, nullable=False),
     Column("auth_header_name", Text),
-    Column("headers", Text, nullable=False),
-    Column("forward_headers", Text, nullable=False),
+    Column("headers", Json, nullable=False),
+    Column("forward_headers", Json, nullable=False),
     Column("ca_pem", Text),
     Column("max_in_flight", BigInteger),
     Column("enabled", Boolean, nullable=False),
@@ -81,6 +115,7 @@ connections = Table(
     UniqueConstraint("number"),
     UniqueConstraint("organization", "slug"),
     Index(None, "organization", "created_at", "id"),
+    Index(None, "organization", "created_by", "created_at", "id"),
 )
 
 credential_versions = Table(
