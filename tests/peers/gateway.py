@@ -6,7 +6,7 @@
         ...                                        # call running.endpoint(slug) with `Authorization: Bearer {key}`
         (event,) = running.events(1, connection=slug)
 
-It waits for `/readyz`, ends of SIGTERM by its own process id, and fails the test if it does not.
+It waits for `/readyz` and the REST API, ends of SIGTERM by its own process id, and fails the test if it does not.
 """
 
 from __future__ import annotations
@@ -155,7 +155,8 @@ def gateway(folder: Path, *, workers: int = 1, admin_key: str | None = None, **s
     with process(COMMAND, {name: str(value) for name, value in environment.items()}, folder / "gateway.log") as running:
         started = Gateway(running, port, folder, key)
         deadline = time.monotonic() + PATIENCE
-        while not started.ready():
+        # Workers serve from the feed alone: the API may come a moment later.
+        while not started.ready() or started.api("GET", "/keys").status == http.client.SERVICE_UNAVAILABLE:
             log = started.log.read_text()
             assert running.poll() is None, f"keystile serve ended with {running.returncode}:\n{log}"
             assert time.monotonic() < deadline, f"keystile serve is not ready:\n{log}"
