@@ -124,6 +124,10 @@ class Gateway:
         except OSError:
             return False
 
+    def administered(self) -> bool:
+        """Whether the control process answers."""
+        return self.api("GET", "/keys").status != http.client.SERVICE_UNAVAILABLE
+
     def _request(
         self, method: str, path: str, body: bytes | None, headers: dict[str, str]
     ) -> tuple[int, dict[str, str], bytes]:
@@ -156,7 +160,7 @@ def gateway(folder: Path, *, workers: int = 1, admin_key: str | None = None, **s
         started = Gateway(running, port, folder, key)
         deadline = time.monotonic() + PATIENCE
         # Workers serve from the feed alone: the API may come a moment later.
-        while not started.ready() or started.api("GET", "/keys").status == http.client.SERVICE_UNAVAILABLE:
+        while not (started.ready() and started.administered()):
             log = started.log.read_text()
             assert running.poll() is None, f"keystile serve ended with {running.returncode}:\n{log}"
             assert time.monotonic() < deadline, f"keystile serve is not ready:\n{log}"
