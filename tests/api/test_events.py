@@ -143,6 +143,21 @@ async def test_a_filter_is_never_ignored(served: Any, query: str, status: int) -
     assert (await served.api.get(f"/events?{query}")).status_code == status
 
 
+async def test_the_events_of_a_deleted_connection_are_still_found_by_its_slug(served: Any) -> None:
+    _, developer = await served.key("developer")
+    deleted = await served.connection("example", developer)
+    spooled(served, await event(served, deleted, 0), await event(served, deleted, 1))
+    await listed(served.api, 2)
+    assert (await served.api.delete("/connections/example")).status_code == 204
+    assert len((await listed(served.api, 2, "?connection=example"))["data"]) == 2
+    assert (await developer.get("/events?connection=example")).status_code == 404
+    again = await served.connection("example", developer)
+    spooled(served, await event(served, again, 2))
+    rows = (await listed(served.api, 3, "?connection=example"))["data"]
+    assert [row["connectionId"] for row in rows] == [again["id"], deleted["id"], deleted["id"]]
+    assert len((await listed(developer, 1, "?connection=example"))["data"]) == 1
+
+
 async def test_a_developer_reads_the_events_of_what_it_made(served: Any) -> None:
     foreign = await served.connection("foreign")
     _, developer = await served.key("developer")

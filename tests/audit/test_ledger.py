@@ -286,7 +286,13 @@ async def test_pages_hold_every_event_once_newest_first_under_every_filter(
                 cursor: str | None = None
                 while True:
                     page, cursor = await ledger.events(
-                        HOME, connection=connection, trace=trace, since=since, until=until, limit=7, cursor=cursor
+                        HOME,
+                        among=connection and {connection},
+                        trace=trace,
+                        since=since,
+                        until=until,
+                        limit=7,
+                        cursor=cursor,
                     )
                     found += page
                     if cursor is None:
@@ -308,8 +314,21 @@ async def test_a_page_among_some_connections_holds_theirs_only(ledger: Ledger, s
     assert first + rest == expected
     assert none is None
     assert await ledger.events(HOME, among=()) == ([], None)
-    assert await ledger.events(HOME, connection="con2", among={"con1"}) == ([], None)
-    assert len((await ledger.events(HOME, connection="con1", among={"con1"}))[0]) == 10
+    assert len((await ledger.events(HOME, among={"con1"}))[0]) == 10
+
+
+async def test_a_slug_leads_to_every_connection_that_was_called_by_it(ledger: Ledger, spool: Spool, made: Made) -> None:
+    for number, connection, slug, organization in (
+        (1, "con1", "one", HOME),
+        (2, "con2", "one", HOME),  # the first was deleted, and another made under its slug
+        (3, "con3", "two", HOME),
+        (4, "con4", "one", ABROAD),
+        (5, None, "one", HOME),  # refused before anything was known
+    ):
+        spool.append(made(number, connection=connection, slug=slug, organization=organization))
+    await ledger.ingest()
+    assert await ledger.called(HOME, "one") == {"con1", "con2"}
+    assert await ledger.called(HOME, "three") == set()
 
 
 async def test_a_cursor_of_any_text_is_harmless(ledger: Ledger, spool: Spool, made: Made) -> None:
@@ -323,7 +342,7 @@ async def test_a_cursor_of_any_text_is_harmless(ledger: Ledger, spool: Spool, ma
 async def test_every_filter_reads_an_index(ledger: Ledger, path: Path) -> None:
     asked: list[str] = []
     await ledger._call(lambda: ledger._book._database.set_trace_callback(asked.append))
-    for filters in ({}, {"connection": "c"}, {"trace": "t"}, {"connection": "c", "trace": "t"}):
+    for filters in ({}, {"among": {"c"}}, {"trace": "t"}, {"among": {"c"}, "trace": "t"}):
         await ledger.events("o", **filters, since=5, cursor="x")
     assert len(asked) == 4
     database = sqlite3.connect(path)
@@ -341,7 +360,9 @@ async def test_last_used_is_the_newest_time_of_each_key(ledger: Ledger, spool: S
     spool.append(made(2, key="b", organization=HOME))
     spool.append(made(8, key=None, organization=HOME))
     await ledger.ingest()
-    assert await ledger.last_used(HOME) == {"a": START + 5, "b": START + 4}
+    assert await ledger.last_used(HOME, ("a", "b", "absent")) == {"a": START + 5, "b": START + 4}
+    assert await ledger.last_used(HOME, ("b",)) == {"b": START + 4}
+    assert await ledger.last_used(HOME, ()) == {}
 
 
 async def test_an_event_of_no_organization_is_kept_and_shown_to_none(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 import msgspec
 
@@ -24,19 +25,9 @@ async def list_events(call: Call[None, EventQuery]) -> Answer:
     query, caller = call.query, call.caller
     if query.cursor is not None and not _CURSOR.fullmatch(query.cursor):
         raise Invalid("`cursor` is not one that a page of this list gave.", "cursor_invalid", field="cursor")
-    connection = None
-    among = None
-    async with call.house.database.read() as conn:
-        if query.connection is not None:
-            connection = await connections.find(conn, caller.organization, query.connection)
-            if connection is None or not caller.sees(connection):
-                raise Missing("Your organization has no connection of this slug.")
-        elif caller.own_only:
-            among = await connections.made_by(conn, caller.organization, caller.key.id)
     rows, cursor = await call.house.ledger.events(
         caller.organization,
-        connection=None if connection is None else connection.id,
-        among=among,
+        among=await _among(call),
         trace=query.trace_id,
         since=None if query.since is None else max(0, milliseconds(query.since)),
         until=None if query.until is None else max(0, milliseconds(query.until)),
@@ -44,6 +35,24 @@ async def list_events(call: Call[None, EventQuery]) -> Answer:
         cursor=query.cursor,
     )
     return Answer(data=[view(row) for row in rows], paged=True, cursor=cursor)
+
+
+async def _among(call: Call[None, EventQuery]) -> Collection[str] | None:
+    """The ids of the connections whose events are asked for and may be shown; None means all."""
+    caller, slug = call.caller, call.query.connection
+    async with call.house.database.read() as conn:
+        own = await connections.made_by(conn, caller.organization, caller.key.id) if caller.own_only else None
+        found = None if slug is None else await connections.find(conn, caller.organization, slug)
+    if slug is None:
+        return own
+    # A connection's events outlive it: what an auditor asks for may be what was deleted a moment ago.
+    named = await call.house.ledger.called(caller.organization, slug)
+    if found is not None:
+        named.add(found.id)
+    shown = named if own is None else named.intersection(own)
+    if not shown:
+        raise Missing("Your organization has no connection of this slug, and no events of one.")
+    return shown
 
 
 def view(row: Event) -> EventView:

@@ -79,7 +79,7 @@ async def list_keys(call: Call[None, Paging]) -> Answer:
         )
         rows, last = paged(rows, query.limit)
         slugs = await connections.slugs(conn, {row_id for row in rows for row_id in row.connections or ()})
-    used = await call.house.ledger.last_used(caller.organization)
+    used = await call.house.ledger.last_used(caller.organization, [row.id for row in rows])
     return Answer(
         data=[view(row, slugs, used.get(row.id)) for row in rows], paged=True, cursor=last and after_row(last)
     )

@@ -34,8 +34,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False
     connection: str | None = None
     key: str | None = None
     trace: str | None = None
-    # What the ledger indexes stands above; it decodes no further.
     slug: str | None = None
+    # What the ledger looks at stands above; it decodes no further.
     user: str | None = None
     metadata: str | None = None
     address: str | None = None

@@ -11,7 +11,7 @@ Rules: a row keeps the spool's line as it was written, and beside it only what i
 that of the ids (UUIDv7: by time; events of one millisecond in an order that is arbitrary and fixed), which is also
 how `since` and `until` are bounded and how pages continue. The driver is used directly, in a thread of its own:
 SQLAlchemy's parameter handling costs more per row than the whole budget of an event. All SQL stands in `_Book`, in
-forms that PostgreSQL shares, pragmas apart. The schema is two tables and a place: a version number, no migrations.
+forms that PostgreSQL shares, pragmas apart. The schema is three tables and a place: a version number, no migrations.
 """
 
 from __future__ import annotations
@@ -51,11 +51,13 @@ _SCHEMA = (
     "CREATE INDEX IF NOT EXISTS event_by_trace ON event (organization, trace, id)",
     """CREATE TABLE IF NOT EXISTS last_used (
         organization TEXT NOT NULL, api_key TEXT NOT NULL, at BIGINT NOT NULL, PRIMARY KEY (organization, api_key))""",
+    "CREATE TABLE IF NOT EXISTS called (organization TEXT, slug TEXT, id TEXT, PRIMARY KEY (organization, slug, id))",
     "CREATE TABLE IF NOT EXISTS segment (serial TEXT PRIMARY KEY, place BIGINT NOT NULL)",
 )
 _INSERT_EVENT = "INSERT INTO event VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 _USE_KEY = """INSERT INTO last_used VALUES (?, ?, ?)
     ON CONFLICT (organization, api_key) DO UPDATE SET at = excluded.at WHERE excluded.at > last_used.at"""
+_CALL = "INSERT INTO called VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 _REACH = "INSERT INTO segment VALUES (?, ?) ON CONFLICT (serial) DO UPDATE SET place = excluded.place"
 
 
@@ -69,6 +71,7 @@ class _Indexed(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=Fa
     connection: str | None = None
     key: str | None = None
     trace: str | None = None
+    slug: str | None = None
 
 
 _decode_indexed = msgspec.msgpack.Decoder(_Indexed).decode
@@ -125,7 +128,6 @@ class Ledger:
         self,
         organization: str,
         *,
-        connection: str | None = None,
         among: Collection[str] | None = None,
         trace: str | None = None,
         since: int | None = None,
@@ -133,23 +135,25 @@ class Ledger:
         limit: int = 50,
         cursor: str | None = None,
     ) -> tuple[list[Event], str | None]:
-        """One page, newest first, and the cursor of the next one, if there is more.
+        """One page, newest first, and the cursor of the next one, if there is more: an event's id; any text is safe.
 
-        `connection` is an id; `among` are the ids of those that may be shown, `None` means all. Times are
-        milliseconds; `since` is included, `until` is not. A cursor is an event's id, and any text is safe here.
+        `among` are ids of connections, `None` means all. Times are milliseconds; `since` is included, `until` is not.
         """
         bounds = [("id < ?", cursor), ("trace = ?", trace)]
         bounds.append(("id >= ?", None if since is None else first_id(since)))
         bounds.append(("id < ?", None if until is None else first_id(until)))
         asked = [("organization = ?", organization), *((sql, value) for sql, value in bounds if value is not None)]
-        shown = among if connection is None else {connection} if among is None else {connection}.intersection(among)
-        lines = await self._call(lambda: self._book.lines(asked, shown, limit + 1))
+        lines = await self._call(lambda: self._book.lines(asked, among, limit + 1))
         found = [decode(line) for line in lines[:limit]]
         return found, found[-1].id if len(lines) > limit else None
 
-    async def last_used(self, organization: str) -> dict[str, int]:
-        """When each API key of the organization was last shown: key id → milliseconds."""
-        return await self._call(lambda: self._book.last_used(organization))
+    async def called(self, organization: str, slug: str) -> set[str]:
+        """The ids of the connections that were called by this slug, deleted ones too."""
+        return await self._call(lambda: self._book.called(organization, slug))
+
+    async def last_used(self, organization: str, keys: Collection[str]) -> dict[str, int]:
+        """When each of these API keys of the organization was last shown: key id → milliseconds."""
+        return await self._call(lambda: self._book.last_used(organization, keys))
 
     async def _call(self, step: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, step)
@@ -225,6 +229,7 @@ class _Book:
             raise RuntimeError(f"{self._path} is another file than the one that was opened")
         rows: list[tuple[str, str, str | None, str | None, bytes]] = []
         used: dict[tuple[str, str], int] = {}
+        called: set[tuple[str, str, str]] = set()
         for line in lines:
             try:
                 event = _decode_indexed(line)
@@ -233,11 +238,14 @@ class _Book:
                 continue
             organization = event.organization or ""
             rows.append((organization, event.id, event.connection, event.trace, line))
+            if event.slug and event.connection:
+                called.add((organization, event.slug, event.connection))
             if event.key is not None:
                 used[organization, event.key] = max(event.at, used.get((organization, event.key), 0))
         with self._transaction():
             self._database.executemany(_INSERT_EVENT, rows)
             self._database.executemany(_USE_KEY, [(*who, at) for who, at in used.items()])
+            self._database.executemany(_CALL, called)
             self._database.executemany(_REACH, list(places.items()))
             self._database.executemany("DELETE FROM segment WHERE serial = ?", [(serial,) for serial in gone])
         self._places = {serial: at for serial, at in (self._places | places).items() if serial not in gone}
@@ -255,8 +263,13 @@ class _Book:
         query = f"SELECT id, line FROM event WHERE {where} ORDER BY id DESC LIMIT ?"  # noqa: S608 — constants only
         return self._database.execute(query, [*(value for _, value in asked), limit])
 
-    def last_used(self, organization: str) -> dict[str, int]:
-        return dict(self._database.execute("SELECT api_key, at FROM last_used WHERE organization = ?", (organization,)))
+    def called(self, organization: str, slug: str) -> set[str]:
+        query = "SELECT id FROM called WHERE organization = ? AND slug = ?"
+        return {row[0] for row in self._database.execute(query, (organization, slug))}
+
+    def last_used(self, organization: str, keys: Collection[str]) -> dict[str, int]:
+        query = "SELECT at FROM last_used WHERE organization = ? AND api_key = ?"
+        return {key: at for key in keys for (at,) in self._database.execute(query, (organization, key))}
 
     @contextmanager
     def _transaction(self) -> Generator[None]:
