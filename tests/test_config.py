@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from keystile.config import Config, ConfigError, load, settings, variable
+from keystile.audit.spool import Spool
+from keystile.config import Config, ConfigError, host_name, load, named, settings, variable
 
 
 def problems(environment: dict[str, str], file: Path | None = None) -> list[str]:
@@ -57,12 +58,74 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
         ({"KEYSTILE_PUBLIC_URL": "ftp://a.example"}, "public_url"),
         ({"KEYSTILE_ROOT_KEY": "made-up", "KEYSTILE_ROOT_KEY_FILE": "x"}, "root_key"),
         ({"KEYSTILE_LOG_FORMAT": "xml"}, "log_format"),
+        ({"KEYSTILE_LOG_FORMAT": "json\n"}, "log_format"),
+        ({"KEYSTILE_LIMITS_SPOOL_SEGMENT_BYTES": "1000"}, "limits.spool_segment_bytes"),
+        ({"KEYSTILE_LIMITS_SPOOL_BYTES": "8388608"}, "limits.spool_bytes"),
+        ({"KEYSTILE_WORKERS": "256"}, "limits.spool_bytes"),
+        ({"KEYSTILE_LIMITS_BUFFER_BYTES": "1"}, "limits.buffer_bytes"),
+        ({"KEYSTILE_LIMITS_IDLE_SECONDS": "inf"}, "limits.idle_seconds"),
+        ({"KEYSTILE_LIMITS_IDLE_SECONDS": "nan"}, "limits.idle_seconds"),
+        ({"KEYSTILE_LIMITS_SOCKETS": "1" + "0" * 30}, "limits.sockets"),
+        ({"KEYSTILE_ORIGINS": "https://exämple.com"}, "origins"),
+        ({"KEYSTILE_ORIGINS": "https://a.example/path"}, "origins"),
+        ({"KEYSTILE_ORIGINS": "a.example"}, "origins"),
+        ({"KEYSTILE_HOSTS": "ä" * 70 + ".example"}, "hosts"),
+        ({"KEYSTILE_HOSTS": "a..example"}, "hosts"),
+        ({"KEYSTILE_HOSTS": "a.example:8080"}, "hosts"),
+        ({"KEYSTILE_HOSTS": "https://a.example"}, "hosts"),
+        ({"KEYSTILE_HOST": ""}, "host"),
+        ({"KEYSTILE_HOST": "a host"}, "host"),
+        ({"KEYSTILE_PUBLIC_URL": "https://ä..example"}, "public_url"),
+        ({"KEYSTILE_PUBLIC_URL": "https://[::1"}, "public_url"),
         ({"KEYSTILE_PORT": "-1"}, "port"),
         ({"KEYSTILE_PORT": "80.5"}, "port"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(environment: dict[str, str], word: str) -> None:
     assert any(word in problem for problem in problems(environment))
+
+
+def test_limits_that_are_no_table_are_a_problem(tmp_path: Path) -> None:
+    file = tmp_path / "keystile.toml"
+    file.write_text("limits = 5\ncolour = 1\n")
+    assert [problem.partition(":")[0] for problem in problems({}, file)] == ["limits", "colour"]
+
+
+def test_hosts_are_named_as_requests_name_them() -> None:
+    config = load(
+        {
+            "KEYSTILE_HOST": "::1",
+            "KEYSTILE_HOSTS": "A.Example,exämple.com,10.0.0.1,fd00:0::1,[fd00::2]",
+            "KEYSTILE_PUBLIC_URL": "https://Public.example:8443/",
+        }
+    )
+    assert {host_name(host) for _, host in named(config)} == {
+        *(b"a.example", b"xn--exmple-cua.com", b"10.0.0.1", b"[fd00::1]", b"[fd00::2]"),
+        *(b"[::1]", b"public.example"),
+    }
+    assert named(load({"KEYSTILE_HOST": "::"})) == []
+
+
+@pytest.mark.parametrize("origin", ["https://app.example", "http://[::1]:6274/", "vscode-webview://0abc-1"])
+def test_origins_are_taken_as_browsers_write_them(origin: str) -> None:
+    assert load({"KEYSTILE_ORIGINS": origin}).origins == (origin,)
+
+
+def test_the_least_spool_that_is_accepted_can_be_written_to(tmp_path: Path) -> None:
+    config = load(
+        {
+            "KEYSTILE_WORKERS": "2",
+            "KEYSTILE_LIMITS_SPOOL_SEGMENT_BYTES": "131072",
+            "KEYSTILE_LIMITS_SPOOL_BYTES": "524288",
+        }
+    )
+    limits = config.limits
+    spools = [
+        Spool(tmp_path, worker, 1, limits.spool_segment_bytes, limits.spool_bytes) for worker in range(config.workers)
+    ]
+    assert all(spool.ready() for spool in spools)
+    for spool in spools:
+        spool.close()
 
 
 def test_a_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:

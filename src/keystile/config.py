@@ -1,5 +1,6 @@
 """File + environment + flags → one frozen `Config`, or every problem at once.
 
+What is accepted here starts: no other process finds later that a value is out of its bounds or means nothing.
 Precedence: defaults < file (TOML) < environment `KEYSTILE_…` < flags. A field `limits.head_bytes` is
 `[limits] head_bytes` in the file and `KEYSTILE_LIMITS_HEAD_BYTES` in the environment. An unknown key is an error.
 Configuration is an argument everywhere else; only this file reads the environment.
@@ -13,7 +14,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, cast, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -26,8 +27,14 @@ _KUBERNETES = re.compile(
     r"KEYSTILE_(PORT|SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)"
 )
 
-Positive = Annotated[int, Meta(gt=0)]
-Seconds = Annotated[float, Meta(gt=0)]
+_PUBLIC = re.compile(r"https?://([^/?#@\s:\[\]]+|\[[^\]]+\])(:[0-9]{1,5})?/?")
+_NAME = re.compile(rb"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+# As browsers write it (RFC 6454 6.2): lower case, A-labels. Extensions and embedded pages have schemes of their own.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._~:\[\]-]+/?")
+_EVERY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104 — what these mean, not a place to listen on
+
+Positive = Annotated[int, Meta(gt=0, le=1 << 40)]
+Seconds = Annotated[float, Meta(gt=0, le=366 * 86400)]
 
 
 class ConfigError(Exception):
@@ -51,9 +58,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     api_bodies_bytes: Annotated[Positive, Meta(description="REST request bodies held by one worker, all together")] = (
         16 * 1024 * 1024
     )
-    buffer_bytes: Annotated[Positive, Meta(description="bytes of an answer held for a slow reader, per exchange")] = (
-        128 * 1024
-    )
+    buffer_bytes: Annotated[
+        int, Meta(ge=4096, le=1 << 30, description="bytes of an answer held for a slow reader, per exchange")
+    ] = 128 * 1024
     head_seconds: Annotated[Seconds, Meta(description="a request head must be complete within this")] = 10.0
     body_seconds: Annotated[Seconds, Meta(description="a request body must make progress within this")] = 30.0
     dial_seconds: Annotated[Seconds, Meta(description="resolving, connecting and TLS to an upstream")] = 10.0
@@ -73,7 +80,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         10_000
     )
     sockets: Annotated[Positive, Meta(description="client sockets of one worker")] = 20_000
-    spool_segment_bytes: Annotated[Positive, Meta(description="size of one spool segment")] = 8 * 1024 * 1024
+    spool_segment_bytes: Annotated[int, Meta(ge=128 * 1024, le=1 << 30, description="size of one spool segment")] = (
+        8 * 1024 * 1024
+    )
     spool_bytes: Annotated[Positive, Meta(description="spool of one node that is not yet in the ledger")] = (
         1024 * 1024 * 1024
     )
@@ -105,7 +114,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         str | None, Meta(description="command that prints it; split like a shell, run without one")
     ] = None
     bootstrap_key: Annotated[str | None, Meta(description="first admin key, used on an empty data folder only")] = None
-    log_format: Annotated[str, Meta(pattern="^(text|json)$", description="`text` or `json`")] = "text"
+    log_format: Annotated[Literal["text", "json"], Meta(description="`text` or `json`")] = "text"
     limits: Limits = Limits()
 
     def __repr__(self) -> str:
@@ -119,7 +128,7 @@ def load(environment: Mapping[str, str], file: Path | None = None, flags: Mappin
     """
     problems: list[str] = []
     merged: dict[str, Any] = _from_file(file, problems) if file else {}
-    limits: dict[str, Any] = dict(merged.pop("limits", None) or {})
+    limits = _table(merged.pop("limits", {}), problems)
     for field, value in _from_environment(environment, problems).items():
         if field.startswith("limits."):
             limits[field.removeprefix("limits.")] = value
@@ -134,6 +143,26 @@ def load(environment: Mapping[str, str], file: Path | None = None, flags: Mappin
     if problems or config is None:
         raise ConfigError(problems)
     return config
+
+
+def named(config: Config) -> list[tuple[str, str]]:
+    """The hosts that settings name, each with its setting. Listening on every address names none."""
+    found = [("hosts", host) for host in config.hosts]
+    if config.host not in _EVERY_ADDRESS:
+        found.append(("host", config.host))
+    if config.public_url and (match := _PUBLIC.fullmatch(config.public_url)):
+        found.append(("public_url", match[1]))
+    return found
+
+
+def host_name(text: str) -> bytes:
+    """A host as requests name it in `Host`: lower case, A-labels, an IPv6 address in brackets. Raises ValueError."""
+    if ":" in text:
+        return b"[%b]" % str(ipaddress.IPv6Address(text.removeprefix("[").removesuffix("]"))).encode("ascii")
+    found = text.lower().encode("ascii" if text.isascii() else "idna")
+    if not _NAME.fullmatch(found):
+        raise ValueError("not a host name or an address")
+    return found
 
 
 def variable(field: str) -> str:
@@ -158,6 +187,13 @@ def _from_file(file: Path, problems: list[str]) -> dict[str, Any]:
         problems.append(f"{file}: cannot be read: {error.strerror}")
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         problems.append(f"{file}: not valid TOML: {error}")
+    return {}
+
+
+def _table(value: object, problems: list[str]) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return dict(cast("dict[str, Any]", value))
+    problems.append("limits: must be a table, as [limits] in docs/config.md")
     return {}
 
 
@@ -204,6 +240,23 @@ def _contradictions(config: Config) -> list[str]:
     keys = [name for name in ("root_key", "root_key_file", "root_key_command") if getattr(config, name)]
     if len(keys) > 1:
         problems.append(f"{', '.join(keys)}: give one source of the root key, not {len(keys)}")
-    if config.public_url and not re.fullmatch(r"https?://[^/?#@\s]+/?", config.public_url):
+    if config.public_url and not _PUBLIC.fullmatch(config.public_url):
         problems.append(f"public_url ({variable('public_url')}): must be http(s)://host[:port]")
+    for field, host in named(config):
+        try:
+            host_name(host)
+        except ValueError:  # UnicodeError is one
+            problems.append(f"{field} ({variable(field)}): {host!r} is not a host name or an address, without port")
+    problems += [
+        f"origins ({variable('origins')}): {origin!r} is not scheme://host[:port] in lower-case ASCII"
+        for origin in config.origins
+        if not _ORIGIN.fullmatch(origin)
+    ]
+    # Each worker writes to one segment and has the next at hand: with less, it would never be ready for long.
+    least = 2 * config.workers * config.limits.spool_segment_bytes
+    if config.limits.spool_bytes < least:
+        problems.append(
+            f"limits.spool_bytes ({variable('limits.spool_bytes')}): must be at least {least}: two segments "
+            f"(limits.spool_segment_bytes) for each of {config.workers} workers"
+        )
     return problems

@@ -21,7 +21,7 @@ import uvloop
 
 from keystile.audit.slots import Slots
 from keystile.audit.spool import Spool
-from keystile.config import Config
+from keystile.config import Config, host_name, named
 from keystile.core.addresses import reach
 from keystile.core.decide import Shape
 from keystile.core.registry import Registry
@@ -41,20 +41,10 @@ _COLLECT_AFTER = 50_000
 
 def shape_of(config: Config) -> Shape:
     """The host names and web origins a node answers to."""
-    hosts = {"localhost", "127.0.0.1", "[::1]", *config.hosts}
-    if config.host not in {"0.0.0.0", "::", ""}:  # noqa: S104 — the opposite of binding to all
-        hosts.add(f"[{config.host}]" if ":" in config.host else config.host)
-    if config.public_url:
-        hosts.add(_without_port(config.public_url.split("://", 1)[1].rstrip("/")))
     return Shape(
-        frozenset(host.lower().encode("idna" if not host.isascii() else "ascii") for host in hosts),
+        frozenset({b"localhost", b"127.0.0.1", b"[::1]", *(host_name(host) for _, host in named(config))}),
         frozenset(origin.rstrip("/").encode("ascii") for origin in config.origins),
     )
-
-
-def _without_port(authority: str) -> str:
-    host, colon, port = authority.rpartition(":")
-    return host if colon and port.isdigit() else authority
 
 
 def build(boot: Boot) -> Gate:
