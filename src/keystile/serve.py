@@ -20,11 +20,11 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from keystile import greeting
 from keystile.config import Config
 from keystile.errors import StartRefused
 from keystile.feed import Word
-from keystile.greeting import text
-from keystile.initialise import First, initialise
+from keystile.initialise import initialise
 from keystile.log import configure
 from keystile.node import REFUSED, Boot, Folders, locked, send
 
@@ -33,6 +33,7 @@ _BACKLOG = 2048
 _ENVIRONMENT = {"UV_THREADPOOL_SIZE": "32"}
 _STEADY_SECONDS = 5.0
 _PATIENCE_SECONDS = 5.0
+_SOON_SECONDS = 0.5  # an end that takes longer is explained
 
 
 class Child:
@@ -95,6 +96,8 @@ class Supervisor:
         self._folders = Folders(config.data_dir)
         self._log = structlog.get_logger(__name__)
         self._stop = asyncio.Event()
+        self._at_once = asyncio.Event()
+        self._explained = False
         self._code = 0
         self._started = time.time_ns()
 
@@ -103,32 +106,38 @@ class Supervisor:
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT; the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._told)
         folders = self._folders
         folders.make()
         lock = locked(folders.lock)
         listeners = _listeners(self._config)
         port = listeners[0].getsockname()[1]
         first = await initialise(self._config)
+        if first is not None:  # at once: nothing that ends the start may take the only copy along
+            sys.stdout.write(greeting.first_key(first))
+            sys.stdout.flush()
         _emptied(folders.run)
         word = Word.create(folders.word, self._config.workers)
         node_key = os.urandom(32)
         control = Child("keystile.control", lambda _: Boot(config=self._config, node_key=node_key))
         workers = [self._worker(index, listener, node_key) for index, listener in enumerate(listeners)]
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
         keeping = [loop.create_task(self._keep(control, word, 1))]
         keeping += [loop.create_task(self._keep(worker, word, 2 + index)) for index, worker in enumerate(workers)]
         for task in keeping:
             task.add_done_callback(self._kept)
-        greeting = loop.create_task(self._greet(word, port, first))
+        shown = first is not None and not first.given
+        greeted = loop.create_task(self._greet(word, port, key_shown=shown))
         await self._stop.wait()
-        greeting.cancel()
+        greeted.cancel()
+        explaining = loop.call_later(_SOON_SECONDS, self._explain)
         for listener in listeners:
             listener.close()
         await self._end(workers, keeping[1:], self._config.limits.drain_seconds + _PATIENCE_SECONDS)
         # Last, so that it takes in what the workers wrote at their end.
         await self._end([control], keeping[:1], _PATIENCE_SECONDS)
+        explaining.cancel()
         os.close(lock)
         return self._code
 
@@ -183,22 +192,36 @@ class Supervisor:
             self._code = 1
             self._stop.set()
 
-    async def _greet(self, word: Word, port: int, first: First | None) -> None:
+    async def _greet(self, word: Word, port: int, *, key_shown: bool) -> None:
         """Say where it is, once every process serves."""
         while not all(word.cells[1:]):  # noqa: ASYNC110 — other processes store these words, and no event tells
             await asyncio.sleep(0.02)
-        host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
-        url = (self._config.public_url or f"http://{host}:{port}").rstrip("/")
-        sys.stdout.write(text(url, first))
+        sys.stdout.write(greeting.text(self._config, port, sys.argv[0], key_shown=key_shown))
         sys.stdout.flush()
+
+    def _told(self) -> None:
+        """A signal: end in order; at once when it comes again after that was explained.
+
+        Not before: `timeout` and `make` signal a process twice in one moment, itself and with its group.
+        """
+        if self._explained:
+            self._at_once.set()
+        self._stop.set()
+
+    def _explain(self) -> None:
+        self._explained = True
+        self._log.info(f"finishing what runs, at most {self._config.limits.drain_seconds:g} s; once more ends at once")
 
     async def _end(self, children: list[Child], keeping: list[asyncio.Task[None]], seconds: float) -> None:
         for child in children:
             child.tell(signal.SIGTERM)
-        _, late = await asyncio.wait(keeping, timeout=seconds)
-        for child in children if late else ():
+        ended = asyncio.gather(*keeping, return_exceptions=True)
+        hurried = asyncio.create_task(self._at_once.wait())
+        await asyncio.wait((ended, hurried), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        for child in () if ended.done() else children:
             child.tell(signal.SIGKILL)
-        await asyncio.gather(*late, return_exceptions=True)
+        await ended
 
 
 def run(config: Config) -> int:

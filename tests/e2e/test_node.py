@@ -13,7 +13,8 @@ import pytest
 
 from tests.e2e.scene import eventually, scene
 from tests.gateway.stage import Asked, Client
-from tests.peers.gateway import Gateway, gateway
+from tests.peers.gateway import COMMAND, Gateway, gateway
+from tests.peers.processes import process, said
 
 pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("node")]
 
@@ -219,3 +220,33 @@ async def test_nothing_outlives_a_killed_supervisor(tmp_path: Path) -> None:
     with gateway(tmp_path, admin_key=running.admin_key) as again:  # its lock is gone with it
         (event,) = await asyncio.to_thread(again.events, 1, connection=slug)
         assert event["outcome"] == "client_left"
+
+
+async def test_a_second_signal_ends_at_once_what_the_first_lets_finish(tmp_path: Path) -> None:
+    with gateway(tmp_path, limits_drain_seconds=600) as running:
+        async with scene(running) as at:
+            at.upstream.handler = streaming
+            client = await at.client()
+            client.send(at.request(method=b"GET"))
+            assert (await client.head()).status == 200 and await client.chunk() == EVENT
+            for _ in range(3):  # as `timeout` does: the process, then its group
+                running.running.send_signal(signal.SIGTERM)
+            await eventually(lambda: running.log.read_text().count("finishing what runs, at most 600 s") == 1)
+            running.running.send_signal(signal.SIGINT)
+            assert await client.closed()
+            assert await asyncio.to_thread(running.running.wait, 20) == 0
+            slug = at.slug
+    with gateway(tmp_path, admin_key=running.admin_key) as again:
+        (event,) = await asyncio.to_thread(again.events, 1, connection=slug)
+        assert event["outcome"] == "interrupted"
+
+
+async def test_a_first_start_that_is_interrupted_has_said_its_key(tmp_path: Path) -> None:
+    """And an interrupt as early as that is no traceback."""
+    first = ["--port", "0", "--data-dir", str(tmp_path / "data")]
+    with process([*COMMAND, *first]) as running:
+        key = await asyncio.to_thread(said, running, "  export KEYSTILE_API_KEY=")
+        running.send_signal(signal.SIGINT)
+        assert await asyncio.to_thread(running.wait, 20) == 0
+    with gateway(tmp_path, admin_key=key) as again:
+        assert again.api("GET", "/keys").status == 200
