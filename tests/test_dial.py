@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import gc
 import ipaddress
 import socket
 import ssl
@@ -35,6 +36,8 @@ class Naming(uvloop.Loop):
         super().__init__()
         self.answers: dict[str, list[list[str]]] = {}
         self.asked: list[str] = []
+        self.answering = asyncio.Event()
+        """Until it is set, a look-up that takes "never" does not end: it occupies its thread."""
 
     async def getaddrinfo(self, host, port, **_):
         self.asked.append(host)
@@ -43,7 +46,8 @@ class Naming(uvloop.Loop):
         answers = self.answers[host]
         found = answers.pop(0) if len(answers) > 1 else answers[0]
         if found == ["never"]:
-            await asyncio.Event().wait()
+            await self.answering.wait()
+            found = answers.pop(0) if len(answers) > 1 else answers[0]
         if not found:
             raise socket.gaierror(socket.EAI_NONAME, "no such name")
         return [
@@ -206,6 +210,42 @@ async def test_a_dial_that_nobody_accepts_ends_in_time(blackhole: int) -> None:
 async def test_a_name_that_never_resolves_ends_in_time() -> None:
     named("upstream.example", ["never"])
     assert (await refusal("https://upstream.example/", seconds=0.05))[0] == "upstream_dial_timeout"
+
+
+async def test_dials_of_a_name_that_never_resolves_share_one_look_up() -> None:
+    """A look-up occupies a thread of the resolver until it ends, whoever gave up: one for a name, not more."""
+    async with listening() as port:
+        loop = named("upstream.example", ["never"], ["127.0.0.1"], ["169.254.169.254"])
+        url = f"http://upstream.example:{port}/"
+        for _ in range(3):
+            refused = await asyncio.gather(*(refusal(url, seconds=0.01) for _ in range(20)))
+            assert {code for code, _ in refused} == {"upstream_dial_timeout"}
+        assert loop.asked == ["upstream.example"]
+        (await dialled(f"http://127.0.0.1:{port}/")).close()
+
+        async def met() -> None:
+            (await dialled(url)).close()
+
+        waiting = [asyncio.ensure_future(met()) for _ in range(2)]
+        await asyncio.sleep(0)
+        loop.answering.set()
+        await asyncio.gather(*waiting)
+        assert loop.asked.count("upstream.example") == 1
+        # Nothing is kept beyond the flight: the next dial asks anew, and what it is told is judged.
+        assert await refusal(url) == ("address_refused", "metadata")
+
+
+async def test_a_look_up_that_fails_after_all_gave_up_harms_nobody() -> None:
+    loop = named("upstream.example", ["never"], [])
+    told: list[object] = []
+    loop.set_exception_handler(lambda _, context: told.append(context))
+    assert (await refusal("https://upstream.example/", seconds=0.01))[0] == "upstream_dial_timeout"
+    waiting = asyncio.ensure_future(refusal("https://upstream.example/"))
+    await asyncio.sleep(0)
+    loop.answering.set()
+    assert await waiting == ("upstream_unreachable", "the name does not resolve")
+    gc.collect()
+    assert told == []
 
 
 async def test_an_address_that_swallows_packets_leaves_time_for_the_next(blackhole: int) -> None:

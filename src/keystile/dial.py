@@ -3,6 +3,9 @@
 Guarantees: a name is resolved once per dial, each address is judged, and the judged address itself is dialled, so a
 name that answers differently the second time gains nothing. TLS is always verified; a connection's own `caPem`
 stands in for the system's roots, and nothing turns verification off.
+
+Dials of one name that wait at the same time share one look-up. It occupies a thread of the resolver until it ends, and
+giving up does not free that thread: so a name whose server does not answer occupies one, however often it is dialled.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TypeVar
 
 from keystile.core.addresses import Reach, judge
@@ -19,6 +22,9 @@ from keystile.core.target import Target
 from keystile.errors import REFUSALS, Refusal
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
+
+_FLIGHTS: dict[tuple[str, int], asyncio.Task[list[str]]] = {}
+"""The look-ups under way, by host and port. An event loop joins only its own."""
 
 
 class DialError(Exception):
@@ -61,13 +67,29 @@ async def dial(
 
 async def resolve(target: Target) -> list[str]:
     """The addresses of the target's host, in the resolver's order; raises DialError when there are none."""
+    loop, name = asyncio.get_running_loop(), (target.host, target.port)
+    flight = _FLIGHTS.get(name)
+    if flight is None or flight.get_loop() is not loop:
+        flight = _FLIGHTS[name] = loop.create_task(_looked_up(*name))
+        flight.add_done_callback(partial(_landed, name))
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(
-            target.host, target.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
-        )
+        # The flight goes on when this asker gives up: the next one joins it.
+        return await asyncio.shield(flight)
     except (OSError, UnicodeError) as error:
         raise DialError(REFUSALS["upstream_unreachable"], "the name does not resolve") from error
+
+
+async def _looked_up(host: str, port: int) -> list[str]:
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def _landed(name: tuple[str, int], flight: asyncio.Task[list[str]]) -> None:
+    """Nothing is cached: who asks from now on starts another."""
+    if _FLIGHTS.get(name) is flight:
+        del _FLIGHTS[name]
+    if not flight.cancelled():
+        flight.exception()  # seen, though every asker may have given up
 
 
 def _refusal(error: OSError | ValueError) -> Refusal:
