@@ -62,6 +62,7 @@ _TABLE = (
     Refusal("user_mismatch", 403, "caller", "This key is pinned to another user."),
     Refusal("connection_unknown", 404, "caller", "Your organization has no connection of this slug."),
     Refusal("connection_disabled", 403, "caller", "This connection is disabled."),
+    Refusal("gateway_loop", 403, "caller", "This request was sent by this gateway itself."),
     Refusal("key_repeated", 400, "caller", "A Keystile key stands where it would go upstream."),
     # The caller's context
     Refusal("user_malformed", 400, "caller", "X-Keystile-User must be 1 to 256 visible characters."),

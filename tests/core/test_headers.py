@@ -49,7 +49,7 @@ CONNECTIONS = {
 PLACES = {"bearer": b"authorization", "header": b"x-upstream-token", "raw": b"authorization", "open": None}
 OURSELVES = [
     (b"host", b"mcp.example"),
-    (b"user-agent", b"keystile"),
+    (b"user-agent", COURT.registry.mark),
     (b"accept-encoding", b"identity"),
     (b"x-fixed", b"ours"),
     (b"x-region", b"eu"),
@@ -335,8 +335,8 @@ def answer(*pairs: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
 def test_the_opening_names_the_upstream_and_ourselves() -> None:
     target = parse_target("http://[::1]:8000/mcp")
     assert isinstance(target, Target)
-    assert opening(target, {"X-Fixed": "1"}) == (
-        b" /mcp HTTP/1.1\r\nhost: [::1]:8000\r\nuser-agent: keystile\r\naccept-encoding: identity\r\nX-Fixed: 1\r\n"
+    assert opening(target, {"X-Fixed": "1"}, b"us") == (
+        b" /mcp HTTP/1.1\r\nhost: [::1]:8000\r\nuser-agent: us\r\naccept-encoding: identity\r\nX-Fixed: 1\r\n"
     )
 
 

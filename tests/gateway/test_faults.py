@@ -72,8 +72,7 @@ async def test_one_exchanges_bug_stops_no_other_time_out(tmp_path: Path) -> None
         broken.send(stage.request())
         await stage.upstream.until(lambda: len(stage.upstream.asked) == 1)
         (live,) = stage.gate.live
-        live._forward = Broken()
-        live._record.sent = "not a time"
+        live._touched = "not a time"
         other = await stage.client()
         other.send(stage.request())
         assert (await other.answer()).code == "upstream_timeout"

@@ -65,7 +65,7 @@ async def test_the_upstream_head_holds_what_is_allowed_and_nothing_else(tmp_path
         assert sorted(asked.fields) == sorted(
             [
                 (b"host", b"127.0.0.1:%d" % stage.upstream.port),
-                (b"user-agent", b"keystile"),
+                (b"user-agent", stage.gate.registry.mark),
                 (b"accept-encoding", b"identity"),
                 (b"x-fixed", b"operator"),
                 (b"content-type", b"application/json"),

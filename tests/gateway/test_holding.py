@@ -23,7 +23,7 @@ def head_of(framing: bytes) -> RequestHead:
 def test_a_body_that_comes_byte_by_byte_takes_no_more_room_than_it_is_long(framing: bytes, one: bytes) -> None:
     budget = Budget(1 << 20, 1 << 20)
     tracemalloc.start()
-    holding = Holding(head_of(framing), budget)
+    holding = Holding(head_of(framing), budget, "somebody")
     for _ in range(200_000):
         assert holding.feed(one) is None
     held, _ = tracemalloc.get_traced_memory()
@@ -36,7 +36,7 @@ def test_a_body_that_comes_byte_by_byte_takes_no_more_room_than_it_is_long(frami
 
 def test_a_released_body_gives_its_budget_back_once() -> None:
     budget = Budget(100, 100)
-    first, second = (Holding(head_of(b"content-length: 50"), budget) for _ in range(2))
+    first, second = (Holding(head_of(b"content-length: 50"), budget, "somebody") for _ in range(2))
     assert first.feed(b"x" * 50) == (b"x" * 50, b"")
     assert second.feed(b"y" * 20) is None
     first.release()
@@ -45,6 +45,6 @@ def test_a_released_body_gives_its_budget_back_once() -> None:
 
 
 def test_bytes_behind_a_body_are_handed_back() -> None:
-    holding = Holding(head_of(b"content-length: 4"), Budget(100, 100))
+    holding = Holding(head_of(b"content-length: 4"), Budget(100, 100), "somebody")
     assert holding.feed(b"ab") is None
     assert holding.feed(b"cdGET /") == (b"abcd", b"GET /")

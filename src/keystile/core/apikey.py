@@ -21,7 +21,7 @@ LENGTH = len("ks_") + _BODY + _CHECK
 """Length of an API key, in characters."""
 
 _REST = re.compile(rb"[0-9A-Za-z]{%d}" % (_BODY + _CHECK))
-_ANYWHERE = re.compile(rb"ks_[0-9A-Za-z]{%d}" % (_BODY + _CHECK))
+_ANYWHERE = re.compile(rb"ks_(?=([0-9A-Za-z]{%d}))" % (_BODY + _CHECK))  # keys may overlap: a decoy hides none
 
 
 def compose(entropy: bytes, prefix: str = "ks_") -> str:
@@ -41,7 +41,7 @@ def well_formed(key: bytes, prefix: bytes = b"ks_") -> bool:
 
 def contains_key(text: bytes) -> bool:
     """Whether a well-formed API key stands anywhere in these bytes. Linear, and cheap where there is no `ks_`."""
-    return b"ks_" in text and any(well_formed(found[0]) for found in _ANYWHERE.finditer(text))
+    return b"ks_" in text and any(well_formed(b"ks_" + found[1]) for found in _ANYWHERE.finditer(text))
 
 
 def digest(key: bytes) -> bytes:

@@ -137,7 +137,7 @@ def admit(head: RequestHead, slug: bytes, registry: Registry, shape: Shape, now:
     """Judge the head, before a body byte is kept."""
     fields = head.named
     name = slug.decode("ascii")
-    refused = _judge_shape(head, fields, shape)
+    refused = _judge_shape(head, fields, shape, registry.mark)
     if refused is not None:
         return Turned(refused, registry.connection_named(name))
     key = authorize(fields, registry, now)
@@ -196,7 +196,7 @@ def decide(admitted: Admitted, body: bytes, registry: Registry) -> Forward | Tur
             return _turned(admitted, found.refusal, (), found.id)
         operations = found
         length = b"content-length: %d\r\n" % len(body)
-    request_id = operations[0].id if len(operations) == 1 and operations[0].kind == "request" else None
+    request_id = request_id_of(operations)
     if _repeats_key(admitted.block, body, operations):
         # Nothing of the message is recorded here: a name that holds a key would put it into the trail.
         return _turned(admitted, REFUSALS["key_repeated"], (), request_id)
@@ -208,6 +208,11 @@ def decide(admitted: Admitted, body: bytes, registry: Registry) -> Forward | Tur
     placed = endpoint.scheme.field(credential or b"")
     head = b"".join((admitted.method, endpoint.opening, admitted.block, length, placed, b"\r\n"))
     return Forward(admitted, operations, head, credential)
+
+
+def request_id_of(operations: tuple[Operation, ...]) -> bytes | None:
+    """The id an error is answered under: the one request's, and never one of a batch."""
+    return operations[0].id if len(operations) == 1 and operations[0].kind == "request" else None
 
 
 def _block(head: RequestHead, endpoint: Endpoint, session: bytes | None, *, stateless: bool) -> bytes:
@@ -240,7 +245,7 @@ def _turned(
     return Turned(refusal, admitted.endpoint.connection, admitted.key, admitted.context, operations, request_id)
 
 
-def _judge_shape(head: RequestHead, fields: dict[bytes, bytes], shape: Shape) -> Refusal | None:
+def _judge_shape(head: RequestHead, fields: dict[bytes, bytes], shape: Shape, mark: bytes) -> Refusal | None:
     refused = admissible(fields, shape)
     if refused is not None:
         return refused
@@ -255,6 +260,8 @@ def _judge_shape(head: RequestHead, fields: dict[bytes, bytes], shape: Shape) ->
         not _JSON.fullmatch(fields.get(b"content-type", b"")) or b"content-encoding" in fields
     ):
         return REFUSALS["media_type_unsupported"]
+    if fields.get(b"user-agent") == mark:
+        return REFUSALS["gateway_loop"]  # what this node sent has come back to it
     if contains_key(fields.get(b"mcp-protocol-version", b"")):
         return REFUSALS["key_repeated"]  # the trail holds what an admitted caller says there
     return None

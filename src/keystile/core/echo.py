@@ -12,11 +12,12 @@ SHORTEST = 12
 class Echo:
     """Looks for one credential in one answer. `found` says whether it was there."""
 
-    __slots__ = ("_credential", "_first", "_held", "found")
+    __slots__ = ("_credential", "_first", "_held", "_whole", "found")
 
     def __init__(self, credential: bytes) -> None:
         self._credential = credential
         self._first = credential[:1]
+        self._whole = self._folded(credential)
         self._held = b""
         self.found = False
 
@@ -34,6 +35,23 @@ class Echo:
             self.found = True
             return text.replace(self._credential, b"*" * len(self._credential))
         return text
+
+    def masked_lines(self, lines: list[bytes]) -> list[bytes]:
+        """A head's field lines, masked.
+
+        Reading a head changed the case of names and the space behind their colons, so a line that held the credential
+        before that is left out.
+        """
+        whole = self._folded(b"\r\n".join(lines))
+        if self._whole not in whole:
+            return lines
+        self.found = True
+        masked = [self.masked(line) for line in lines]
+        return [line for line in masked if self._whole not in self._folded(line)]
+
+    @staticmethod
+    def _folded(text: bytes) -> bytes:
+        return text.lower().replace(b": ", b":")
 
     def feed(self, data: bytes) -> bytes:
         """The bytes that may leave now."""

@@ -143,8 +143,6 @@ _BANNED_FAMILIES = (
 
 _NONE: frozenset[bytes] = frozenset()
 
-USER_AGENT = b"keystile"
-
 
 def banned(name: str) -> str | None:
     """Why a field of this name is not the operator's to set, or None. For `authHeaderName` as it stands."""
@@ -179,10 +177,13 @@ def doubled(fields: Fields) -> bool:
     return False
 
 
-def opening(target: Target, headers: dict[str, str]) -> bytes:
-    """What follows the method in every upstream head of a connection: compiled when configured, not when serving."""
+def opening(target: Target, headers: dict[str, str], mark: bytes) -> bytes:
+    """What follows the method in every upstream head of a connection: compiled when configured, not when serving.
+
+    `mark` is the User-Agent by which a node knows a request of its own again.
+    """
     lines = [f" {target.path} HTTP/1.1", f"host: {target.authority}"]
-    lines += [f"user-agent: {USER_AGENT.decode()}", "accept-encoding: identity"]
+    lines += [f"user-agent: {mark.decode()}", "accept-encoding: identity"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "".join(line + "\r\n" for line in lines).encode("ascii")
 

@@ -33,6 +33,7 @@ _MISMATCH = REFUSALS["header_mismatch"]
 _NAMED = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 """The methods that act on something by name, and the member of params that names it."""
 
+_LONGEST_ID = 1024  # bytes: an id is kept for as long as its answer streams
 _MAX_BATCH = 256
 _MAX_MEMBERS = 1024  # of the message or its params: far more than any method has, and quickly looked through
 
@@ -114,7 +115,9 @@ def _message(text: bytes, method_field: bytes | None, name_field: bytes | None) 
         return Refused(members, None)
     raw_id = members.get("id")
     request_id = None if raw_id is None else bytes(raw_id)
-    if request_id is not None and request_id[:1] != b'"' and not request_id.removeprefix(b"-").isdigit():
+    if request_id is not None and (
+        len(request_id) > _LONGEST_ID or (request_id[:1] != b'"' and not request_id.removeprefix(b"-").isdigit())
+    ):
         return Refused(_INVALID, None)
     stated = members.get("jsonrpc")
     if stated is None or bytes(stated) != b'"2.0"':

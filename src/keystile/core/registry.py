@@ -6,6 +6,8 @@ the first look-up and thrown away when the row changes, so that 100,000 idle con
 
 from __future__ import annotations
 
+import hashlib
+
 from keystile.core.envelope import KeyRing, credential_binding, open_for_node
 from keystile.core.headers import opening
 from keystile.core.target import Target, parse_target
@@ -19,7 +21,7 @@ class Endpoint:
 
     __slots__ = ("associated", "connection", "forward", "opening", "pool_key", "replaced", "scheme", "sealed", "target")
 
-    def __init__(self, published: Published) -> None:
+    def __init__(self, published: Published, mark: bytes) -> None:
         connection = published.connection
         target = parse_target(connection.upstream_url)
         if isinstance(target, str):
@@ -30,13 +32,18 @@ class Endpoint:
         self.sealed: bytes | None = published.sealed
         self.associated = _associated(published, target)
         self.pool_key = (connection.id, target.origin, connection.ca_pem)
-        self.opening = opening(target, connection.headers)
+        self.opening = opening(target, connection.headers, mark)
         self.forward = frozenset(name.lower().encode("ascii") for name in connection.forward_headers)
         fixed_names = {name.lower().encode("ascii") for name in connection.headers}
         self.replaced = frozenset({self.scheme.replaces, b"mcp-session-id"} | fixed_names)
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.connection.slug} → {self.target.origin} v{self.connection.active_version}>"
+
+
+def mark_of(node_key: bytes) -> bytes:
+    """The User-Agent of a node: what it sends and, if that comes back, knows again. Says nothing of the key."""
+    return b"keystile (node %b)" % hashlib.sha256(b"mark" + node_key).hexdigest()[:12].encode("ascii")
 
 
 def _associated(published: Published, target: Target) -> bytes | None:
@@ -67,6 +74,7 @@ class Registry:
 
     def __init__(self, node_key: bytes) -> None:
         self.ring = KeyRing()
+        self.mark = mark_of(node_key)
         self._node_key = node_key
         self._rows: dict[str, Published] = {}
         self._endpoints: dict[str, Endpoint] = {}
@@ -123,7 +131,7 @@ class Registry:
         endpoint = self._endpoints.get(connection_id)
         if endpoint is None:
             try:
-                endpoint = self._endpoints[connection_id] = Endpoint(self._rows[connection_id])
+                endpoint = self._endpoints[connection_id] = Endpoint(self._rows[connection_id], self.mark)
             except ValueError as error:
                 raise Unreadable("The connection's row is not one that Keystile has written.") from error
         return endpoint

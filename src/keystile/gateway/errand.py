@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from keystile.core.authorize import authorize
 from keystile.core.headers import control_head, from_control
 from keystile.core.http1 import AnswerHead, RequestHead
 from keystile.errors import REFUSALS, Refusal
@@ -17,6 +18,7 @@ from keystile.gateway.crossing import Crossing
 from keystile.gateway.gate import Gate
 from keystile.gateway.holding import Budget
 from keystile.gateway.upstream import Upstream
+from keystile.model import ApiKey
 
 if TYPE_CHECKING:
     from keystile.gateway.inbound import Inbound
@@ -36,6 +38,7 @@ class Errand:
         "_out",
         "_touched",
         "budget",
+        "owner",
     )
 
     def __init__(self, gate: Gate, client: Inbound, head: RequestHead) -> None:
@@ -47,7 +50,10 @@ class Errand:
         self._answering = self._chunked = False
         self._touched = 0.0
         self._out: list[bytes] = []
-        self.budget: Budget = gate.api_bodies
+        key = authorize(head.named, gate.registry, time.time_ns() // 1_000_000)
+        known = isinstance(key, ApiKey)
+        self.budget: Budget = gate.api_bodies if known else gate.strange_bodies
+        self.owner = key.id if known else client.peer
 
     def __repr__(self) -> str:
         return f"<Errand {self._crossing!r}>"

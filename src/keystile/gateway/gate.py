@@ -83,6 +83,8 @@ class Gate:
         self.heads = Heads()
         self.bodies = Budget(limits.body_bytes, limits.bodies_bytes)
         self.api_bodies = Budget(limits.api_body_bytes, limits.api_bodies_bytes)
+        # Whose key opens nothing competes with its like alone, and is judged by the control process all the same.
+        self.strange_bodies = Budget(limits.api_body_bytes, limits.api_bodies_bytes // 4)
         self.draining = False
         self.empty = asyncio.Event()
         self._turned_away = 0

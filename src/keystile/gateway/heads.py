@@ -16,9 +16,9 @@ import msgspec
 from keystile.core.decide import Admitted
 from keystile.core.http1 import RequestHead
 
-_KEPT = 4096
-LARGEST = 4096
-"""A head of more bytes is not kept, so that 4096 of them stay few MiB."""
+_KEPT = 1024
+LARGEST = 2048
+"""A head of more bytes is not kept, so that all of them together stay few MiB."""
 
 # A head with one of these hardly comes twice.
 _UNIQUE = frozenset((b"traceparent", b"x-keystile-trace-id", b"x-igris-trace-id", b"last-event-id"))
@@ -36,10 +36,11 @@ class Known(msgspec.Struct, frozen=True, gc=False):
 class Heads:
     """The heads one worker has admitted lately."""
 
-    __slots__ = ("_known",)
+    __slots__ = ("_generation", "_known")
 
     def __init__(self) -> None:
         self._known: dict[bytes, Known] = {}
+        self._generation = 0
 
     def __repr__(self) -> str:
         return f"<Heads {len(self._known)}>"
@@ -54,8 +55,9 @@ class Heads:
 
     def keep(self, mark: bytes, known: Known) -> None:
         """Remember an admission."""
-        if len(self._known) >= _KEPT:
+        if len(self._known) >= _KEPT or known.generation != self._generation:
             self._known.clear()
+            self._generation = known.generation
         self._known[mark] = known
 
 

@@ -85,13 +85,17 @@ class Hearing:
             admitted = self._admit()
         if admitted is None:
             return
+        expires = admitted.key.expires_at
+        if expires is not None and expires <= time.time_ns() // 1_000_000:
+            self.refuse(REFUSALS["key_expired"])  # while the body was arriving
+            return
         decision = decide(admitted, body, gate.registry)
         if isinstance(decision, Turned):
             record.turned(decision)
             self.refuse(decision.refusal, decision.id)
             return
         self._text = b""
-        record.operations = decision.operations
+        record.ask(decision.operations)
         record.decided = time.monotonic()
         self._relay = Relay(gate, self._client, record, decision, body)
         self._relay.start()
@@ -113,6 +117,11 @@ class Hearing:
             self._relay.left()
         else:
             self._gate.trail.record(self._record.ended(Step.LEAVE))
+
+    @property
+    def owner(self) -> str:
+        """Whose budget the body takes from."""
+        return "" if self._admitted is None else self._admitted.key.id
 
     def pause(self) -> None:
         """The client reads slowly."""

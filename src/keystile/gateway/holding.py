@@ -8,14 +8,34 @@ from keystile.errors import REFUSALS, Refusal
 
 
 class Budget:
-    """Bytes of request bodies that one worker holds, and how large each may be."""
+    """Bytes of request bodies that one worker holds, and how large each may be.
 
-    __slots__ = ("largest", "limit", "used")
+    One owner (a key, or a stranger's address) gets a quarter of them, so that nobody alone makes the others wait.
+    """
+
+    __slots__ = ("_owned", "_share", "largest", "limit", "used")
 
     def __init__(self, largest: int, limit: int) -> None:
         self.largest = largest
         self.limit = limit
         self.used = 0
+        self._share = max(largest, limit // 4)
+        self._owned: dict[str, int] = {}
+
+    def take(self, owner: str, count: int) -> bool:
+        """So many more bytes are held for this owner; False when they are too many, though they count until given."""
+        self.used += count
+        owned = self._owned[owner] = self._owned.get(owner, 0) + count
+        return self.used <= self.limit and owned <= self._share
+
+    def give(self, owner: str, count: int) -> None:
+        """They are held no longer."""
+        self.used -= count
+        owned = self._owned.get(owner, 0) - count
+        if owned > 0:
+            self._owned[owner] = owned
+        else:
+            self._owned.pop(owner, None)
 
     def __repr__(self) -> str:
         return f"<Budget {self.used}/{self.limit}>"
@@ -27,11 +47,12 @@ class Holding:
     Pieces run together as they come: a body that drips in by single bytes would cost forty times its length as objects.
     """
 
-    __slots__ = ("_begun", "_budget", "_held", "_reader")
+    __slots__ = ("_begun", "_budget", "_held", "_owner", "_reader")
 
-    def __init__(self, head: RequestHead, budget: Budget) -> None:
+    def __init__(self, head: RequestHead, budget: Budget, owner: str) -> None:
         self._reader = Chunked() if head.chunked else Length(head.length or 0)
         self._budget = budget
+        self._owner = owner
         self._begun = bytearray()
         self._held = 0
 
@@ -43,10 +64,10 @@ class Holding:
         payload, rest = found
         budget = self._budget
         self._held += len(payload)
-        budget.used += len(payload)
+        granted = budget.take(self._owner, len(payload))
         if self._held > budget.largest:
             return REFUSALS["body_too_large"]
-        if budget.used > budget.limit:
+        if not granted:
             return REFUSALS["body_budget_spent"]
         if rest is not None and not self._begun:
             return payload, rest
@@ -58,6 +79,7 @@ class Holding:
 
     def release(self) -> None:
         """The body is gone."""
-        self._budget.used -= self._held
+        if self._held:
+            self._budget.give(self._owner, self._held)
         self._held = 0
         self._begun = bytearray()

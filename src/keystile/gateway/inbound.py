@@ -26,6 +26,8 @@ from keystile.gateway.hearing import Hearing
 from keystile.gateway.intake import Intake
 
 _LINGER_SECONDS = 2.0
+_AT_ONCE = 4  # pipelined requests in one turn of the loop
+_PATIENCE = 10  # a body is whole within this many times `body_seconds`
 _RESET = struct.pack("ii", 1, 0)
 _LOST = {Place.NOWHERE: REFUSALS["not_found"]}
 
@@ -33,29 +35,16 @@ _LOST = {Place.NOWHERE: REFUSALS["not_found"]}
 class Inbound(asyncio.Protocol):
     """One client connection. `_request` stands from a request's head to the end of its answer."""
 
-    __slots__ = (
-        "_advancing",
-        "_choked",
-        "_closing",
-        "_deadline",
-        "_gate",
-        "_head",
-        "_intake",
-        "_lingering",
-        "_request",
-        "_transport",
-        "peer",
-    )
-
     def __init__(self, gate: Gate) -> None:
         self.peer = ""
         self._gate = gate
         self._transport: asyncio.Transport
         self._intake = Intake()
         self._deadline: float | None = time.monotonic() + gate.limits.head_seconds
+        self._overdue = 0.0
         self._head: RequestHead | None = None
         self._request: Hearing | Errand | None = None
-        self._advancing = self._choked = self._closing = self._lingering = False
+        self._advancing = self._choked = self._closing = self._lingering = self._paused = False
 
     def __repr__(self) -> str:
         return f"<Inbound {self.peer} {self._request!r}>"
@@ -93,8 +82,8 @@ class Inbound(asyncio.Protocol):
             intake.buffer = intake.buffer + data if intake.buffer else data
             if self._request is None and not self._choked:
                 self._advance()
-            elif len(intake.buffer) > self._gate.limits.buffer_bytes:
-                self._transport.pause_reading()
+            if len(intake.buffer) > self._gate.limits.buffer_bytes:
+                self._pause()
 
     def eof_received(self) -> None:
         """The client has closed its side: what is answered still leaves, what is under way is given up."""
@@ -127,7 +116,6 @@ class Inbound(asyncio.Protocol):
 
     def frames(self, lines: list[bytes], head: AnswerHead) -> bool:
         """Add the fields that frame an answer to this client; whether its body is chunked."""
-        self._intake.release()
         request = self._head
         field = answers.framing(head, legacy=request is None or request.minor == 0)
         endless = head.length is None and not field
@@ -190,18 +178,39 @@ class Inbound(asyncio.Protocol):
 
     def _next(self) -> None:
         """Go on with what has come meanwhile, unless the loop below is what called."""
-        if self._intake.buffer and not self._advancing:
-            self._transport.resume_reading()
+        if self._advancing or self._transport.is_closing():
+            return
+        if self._more:
             self._advance()
+        if self._paused and not self._more and len(self._intake.buffer) <= self._gate.limits.buffer_bytes:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def _take_turns(self) -> None:
+        """Read on in the loop's next turn: libuv would go on reading one client for as long as it sends."""
+        self._pause()
+        asyncio.get_running_loop().call_soon(self._next)
+
+    def _pause(self) -> None:
+        self._paused = True
+        self._transport.pause_reading()
 
     def _advance(self) -> None:
-        """Take requests from what has come: a loop and no recursion, however many refusals one read asks for."""
+        """Take requests from what has come: a loop and no recursion, and a few only before others have their turn."""
         self._advancing = True
-        while self._intake.buffer and self._head is None and not self._closing and not self._choked:
+        for _ in range(_AT_ONCE):
             self._guarded(self._take_head)
-            if self._head is None and self._intake.dripping:
+            if not self._more:
                 break
         self._advancing = False
+        if self._more:
+            self._take_turns()
+
+    @property
+    def _more(self) -> bool:
+        """Whether a request can be taken from what has come."""
+        intake = self._intake
+        return bool(intake.buffer) and self._head is None and not (intake.dripping or self._closing or self._choked)
 
     def _take_head(self) -> None:
         """Read a head and begin its request, if it is all there."""
@@ -227,8 +236,7 @@ class Inbound(asyncio.Protocol):
             self._begin(found, text, mark)
 
     def _begin(self, head: RequestHead, text: bytes, mark: bytes) -> None:
-        gate = self._gate
-        where, slug = place(head.target)
+        gate, (where, slug) = self._gate, place(head.target)
         if slug is not None:
             hearing = self._request = Hearing(gate, self, head, slug, text)
             if hearing.begin(where, mark):
@@ -248,21 +256,23 @@ class Inbound(asyncio.Protocol):
         elif head.chunked or head.length:
             if head.expects_continue and not self._intake.buffer:
                 self.write(answers.CONTINUE)
-            self._take(self._intake.body(head, request.budget))
+            self._overdue = time.monotonic() + _PATIENCE * self._gate.limits.body_seconds
+            self._take(self._intake.body(head, request.budget, request.owner))
         else:
             self._deadline = None
             request.whole(b"")
 
     def _take(self, data: bytes) -> None:
         """The next piece of a body."""
-        request = self._request
-        if request is None:
+        if (request := self._request) is None:
             return
-        self._deadline = time.monotonic() + self._gate.limits.body_seconds
+        self._deadline = min(time.monotonic() + self._gate.limits.body_seconds, self._overdue)
         found = self._intake.feed(data)
         if isinstance(found, Refusal):
             request.refuse(found)
-        elif found is not None:
+        elif found is None:
+            self._take_turns()
+        else:
             self._deadline = None
             request.whole(found)
 

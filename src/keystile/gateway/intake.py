@@ -52,9 +52,9 @@ class Intake:
         self.buffer = self.buffer[count:]
         self._searched = 0
 
-    def body(self, head: RequestHead, budget: Budget) -> bytes:
+    def body(self, head: RequestHead, budget: Budget, owner: str) -> bytes:
         """A body follows; returns what of it has come, for `feed`."""
-        self._holding = Holding(head, budget)
+        self._holding = Holding(head, budget, owner)
         self.reading = True
         begun, self.buffer = self.buffer, b""
         return begun

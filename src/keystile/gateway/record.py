@@ -18,6 +18,7 @@ from keystile.errors import Refusal
 from keystile.model import ApiKey, Connection
 
 _BATCH = "batch"
+_NOTHING = (None, None, None)
 _OUTCOMES: dict[State, Outcome] = {
     State.DONE: "done",
     State.REFUSED: "refused",
@@ -38,6 +39,7 @@ class Record:
     __slots__ = (
         "address",
         "answered",
+        "asked",
         "at",
         "began",
         "bytes_in",
@@ -50,7 +52,6 @@ class Record:
         "key",
         "method",
         "opened",
-        "operations",
         "protocol",
         "redacted",
         "sent",
@@ -73,7 +74,7 @@ class Record:
         self.connection: Connection | None = None
         self.key: ApiKey | None = None
         self.context: Context | None = None
-        self.operations: tuple[Operation, ...] = ()
+        self.asked: tuple[str | None, str | None, str | None] = _NOTHING
         self.protocol: bytes | None = None
         self.decided = self.sent = self.answered = self.dialled = 0.0
         self.status: int | None = None
@@ -98,12 +99,17 @@ class Record:
         self.connection = turned.connection
         self.key = turned.key
         self.context = turned.context
-        self.operations = turned.operations
+        self.ask(turned.operations)
+
+    def ask(self, operations: tuple[Operation, ...]) -> None:
+        """What the message asks for. Only what the event tells is kept: a name may be as long as a body."""
+        method, name, version = _asked(operations)
+        self.asked = method and cut(method), name and cut(name), version and cut(version)
 
     def open(self) -> Event:
         """What is known before anything is forwarded: the line for the trail, should this worker die."""
         key, connection, context = self.key, self.connection, self.context
-        method, name, version = _asked(self.operations)
+        method, name, version = self.asked
         organization = key.organization if key else connection.organization if connection else None
         protocol = version if version is not None or self.protocol is None else self.protocol.decode("latin-1")
         opened = self.opened = Event(
@@ -119,8 +125,8 @@ class Record:
             metadata=context.metadata if context else None,
             address=self.address,
             http_method=self.method.decode("ascii"),
-            rpc_method=None if method is None else cut(method),
-            name=None if name is None else cut(name),
+            rpc_method=method,
+            name=name,
             protocol=None if protocol is None else cut(protocol),
             credential_version=connection.active_version or None if connection else None,
         )
@@ -154,7 +160,7 @@ def _asked(operations: tuple[Operation, ...]) -> tuple[str | None, str | None, s
         first = operations[0]
         return first.method or first.kind, first.name, first.version
     if not operations:
-        return None, None, None
+        return _NOTHING
     methods = dict.fromkeys(each.method or each.kind for each in operations)
     names = dict.fromkeys(each.name for each in operations if each.name is not None)
     return f"{_BATCH}: {', '.join(methods)}", ", ".join(names) or None, None

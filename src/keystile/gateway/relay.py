@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from keystile.core.decide import Forward
+from keystile.core.decide import Forward, request_id_of
 from keystile.core.echo import echo_of
 from keystile.core.exchange import ENDED, State, Step
 from keystile.core.headers import scrubbed
@@ -39,11 +39,15 @@ class Relay:
         "_client",
         "_crossing",
         "_echo",
+        "_endpoint",
         "_entered",
-        "_forward",
         "_gate",
+        "_head",
+        "_holder",
         "_out",
         "_record",
+        "_request_id",
+        "_secret",
         "_slot",
         "_stream",
         "_tail",
@@ -57,10 +61,14 @@ class Relay:
         self._gate = gate
         self._client = client
         self._record = record
-        self._forward = forward
+        self._head = forward.head
         self._body = body
+        self._endpoint = forward.admitted.endpoint
+        self._holder = forward.admitted.holder
+        self._secret = forward.credential is not None
+        self._request_id = request_id_of(forward.operations)
         self.key = forward.admitted.key
-        self.connection = forward.admitted.endpoint.connection
+        self.connection = self._endpoint.connection
         self._crossing = Crossing(self)
         self._echo = echo_of(forward.credential)
         self._out: list[bytes] = []
@@ -84,13 +92,12 @@ class Relay:
         if self._slot is None:
             self._break(Step.REFUSE, REFUSALS["trail_unavailable"])
             return
-        endpoint = self._forward.admitted.endpoint
-        upstream = self._gate.pool.take(endpoint.pool_key)
+        upstream = self._gate.pool.take(self._endpoint.pool_key)
         if upstream is not None:
             self.connected(upstream)
             return
         self._record.move(Step.DIAL)
-        self._crossing.dial(self._gate.pool.dial(endpoint))
+        self._crossing.dial(self._gate.pool.dial(self._endpoint))
 
     # What the other side does (gateway.crossing.Traveller)
 
@@ -102,8 +109,9 @@ class Relay:
             record.dialled = now - record.decided
         record.move(Step.SEND)
         self._touched = record.sent = now
+        head, self._head = self._head, b""
         body, self._body = self._body, b""
-        self._crossing.send(upstream, self._forward.head, body)
+        self._crossing.send(upstream, head, body)
 
     def answered(self, head: AnswerHead) -> None:
         """The answer's head: refused, or scrubbed and passed on at once."""
@@ -119,7 +127,7 @@ class Relay:
         lines = scrubbed(head.fields)
         session = fields.get(b"mcp-session-id")
         if session is not None:
-            wrapped = self._forward.admitted.holder.sign(session)
+            wrapped = self._holder.sign(session)
             if wrapped is None:
                 self.failed(REFUSALS["upstream_malformed"])
                 return
@@ -129,10 +137,12 @@ class Relay:
         if self._stream:
             lines.append(b"x-accel-buffering: no")
         lines.append(b"x-keystile-trace-id: " + record.trace.encode("ascii"))
+        if self._crossing.sent:
+            self._client.body_left()
         self._chunked = self._client.frames(lines, head)
-        text = b"\r\n".join(lines)
         if self._echo is not None:
-            text = self._echo.masked(text)
+            lines = self._echo.masked_lines(lines)
+        text = b"\r\n".join(lines)
         record.move(Step.ANSWER)
         record.status = head.status
         self._out.append(status_line(head.status) + text + b"\r\n\r\n")
@@ -197,6 +207,8 @@ class Relay:
             elif self._crossing.sent:
                 self._client.body_left()
         elif self._record.state is State.ANSWERING:
+            if self._crossing.sent:
+                self._client.body_left()
             if now - self._touched > limits.idle_seconds:
                 self.failed(REFUSALS["stream_idle"])
             elif self._stream and self._chunked and now - self._wrote > limits.comment_seconds and self._at_border:
@@ -204,11 +216,6 @@ class Relay:
                 self._client.write(chunk(COMMENT))
 
     # Its own
-
-    @property
-    def _request_id(self) -> bytes | None:
-        operations = self._forward.operations
-        return operations[0].id if len(operations) == 1 and operations[0].kind == "request" else None
 
     @property
     def _at_border(self) -> bool:
@@ -227,7 +234,7 @@ class Relay:
         """What of an upstream's answer never reaches a client."""
         if 300 <= head.status < 400 and head.status != 304:  # noqa: PLR2004 — RFC 9110, section 15.4
             return REFUSALS["upstream_redirected"]
-        if head.status in {401, 403} and self._forward.credential is not None:
+        if head.status in {401, 403} and self._secret:
             return REFUSALS["upstream_auth_failed"]
         if head.named.get(b"content-encoding", b"identity").lower() not in _PLAIN:
             return REFUSALS["upstream_encoding"]

@@ -15,7 +15,8 @@ from keystile.core.framing import Chunked, Length, UntilClose
 from keystile.core.http1 import AnswerHead, read_answer
 from keystile.errors import REFUSALS, Refusal
 
-_INTERIM = 200
+_FINAL = 200
+_MOST_INTERIM = 8  # 1xx heads before an answer; more is a flood
 _BIG_BODY = 64 * 1024
 _LOST = REFUSALS["upstream_connection_lost"]
 
@@ -51,6 +52,7 @@ class Upstream(asyncio.BufferedProtocol):
         "_asker",
         "_bodiless",
         "_buffer",
+        "_interim",
         "_limits",
         "_reader",
         "_reusable",
@@ -66,6 +68,7 @@ class Upstream(asyncio.BufferedProtocol):
         self._buffer = b""
         self._reader: Reader | None = None
         self._bodiless = False
+        self._interim = 0
         self._reusable = True
         self.idle_since = 0.0
         self.key = key
@@ -93,6 +96,7 @@ class Upstream(asyncio.BufferedProtocol):
             raise RuntimeError("send before connection_made")
         self._asker = asker
         self._bodiless = bodiless
+        self._interim = 0
         if len(body) < _BIG_BODY:
             transport.write(head + body)
         else:
@@ -176,8 +180,12 @@ class Upstream(asyncio.BufferedProtocol):
                 return None
             head, used = found
             rest, self._buffer, searched = self._buffer[used:], b"", 0
-            if head.status >= _INTERIM:
+            if head.status >= _FINAL:
                 break
+            self._interim += 1
+            if self._interim > _MOST_INTERIM:
+                self._fail(REFUSALS["upstream_malformed"])
+                return None
             self._buffer = rest
         self._reusable = head.keep_alive
         if self._bodiless:

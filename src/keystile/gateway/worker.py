@@ -50,7 +50,7 @@ def shape_of(config: Config) -> Shape:
 def build(boot: Boot) -> Gate:
     """Everything a worker's client connections share."""
     config, limits, folders = boot.config, boot.config.limits, Folders(boot.config.data_dir)
-    word = Word.open(folders.word)
+    word = Word(folders.word)
     control = reachable(folders.control_socket)
     return Gate(
         limits=limits,
@@ -76,7 +76,7 @@ class Worker:
         self._boot = boot
         self._pipe = pipe
         self._gate = build(boot)
-        self._word = Word.open(Folders(boot.config.data_dir).word)
+        self._word = Word(Folders(boot.config.data_dir).word)
         self._stop = asyncio.Event()
 
     def __repr__(self) -> str:
