@@ -148,8 +148,6 @@ class Inbound(asyncio.Protocol):
             self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._transport.abort()
 
-    # What the gate asks
-
     def tick(self, now: float) -> None:
         """Time-outs of what the client has to do."""
         if self._deadline is None or now < self._deadline:
@@ -166,8 +164,6 @@ class Inbound(asyncio.Protocol):
         self._closing = True
         if self._request is None:
             self._transport.close()
-
-    # One request
 
     def _guarded(self, step: Callable[[], None]) -> None:
         try:
