@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from tests.api.conftest import serving
 
 pytestmark = pytest.mark.anyio
 
@@ -179,6 +188,72 @@ async def test_a_patch_changes_what_it_names_and_nothing_else(served: Any) -> No
     assert after["maxInFlight"] is None
     unchanged = set(before) - {"name", "maxInFlight", "updatedAt"}
     assert {name: after[name] for name in unchanged} == {name: before[name] for name in unchanged}
+
+
+LOOPS = (
+    "http://127.0.0.1:8080/v1/mcp/github-prod",
+    "http://localhost:8080/api/v1/keys",
+    "http://[::1]:8080/v1/mcp/github-prod?x=1",
+    "http://inside.example:8080/v1/mcp/github-prod",
+    "https://GATEWAY.example/v1/mcp/github-prod",
+)
+
+
+@pytest.mark.parametrize("url", LOOPS)
+async def test_a_gateway_is_not_its_own_upstream(tmp_path: Path, url: str) -> None:
+    settings = {"upstreams_allow": ("127.0.0.0/8", "::1"), "hosts": ("Inside.example",)}
+    async with serving(tmp_path, public_url="https://gateway.example", **settings) as served:
+        made = await served.api.post("/connections", json={"slug": "loop", "upstreamUrl": url, "credential": SECRET})
+        assert (made.status_code, made.json()["error"]["details"]) == (400, {"field": "upstreamUrl"})
+        await served.connection("loop", upstreamUrl="http://127.0.0.1:8080/mcp")
+        changed = await served.api.patch("/connections/loop", json={"upstreamUrl": url, "credential": SECRET})
+        assert changed.status_code == 400
+        assert "leads back" in changed.json()["error"]["message"]
+
+
+async def test_without_a_public_url_the_name_a_gateway_is_called_by_is_its_own(served: Any) -> None:
+    url = "http://gateway.example/v1/mcp/other"
+    served.api.headers["x-forwarded-host"] = "gateway.example"
+    made = await served.api.post("/connections", json={"slug": "loop", "upstreamUrl": url, "credential": SECRET})
+    assert (made.status_code, made.json()["error"]["details"]["field"]) == (400, "upstreamUrl")
+
+
+async def test_a_keystile_key_is_no_credential(served: Any) -> None:
+    key = served.admin
+    await served.connection()
+    for text in (key, f"Bearer {key}"):
+        for method, path, body in [
+            ("POST", "/connections", {"slug": "keyed", "upstreamUrl": "http://127.0.0.1:9"}),
+            ("PATCH", "/connections/example", {}),
+            ("POST", "/connections/example/rotate", {}),
+            ("POST", "/connections/example/check", {}),
+        ]:
+            refused = await served.api.request(method, path, json=body | {"credential": text})
+            assert (refused.status_code, refused.json()["error"]["details"]["field"]) == (400, "credential"), path
+            assert key not in refused.text
+    assert (await served.api.post("/connections/example/rotate", json={"credential": key[:-1]})).status_code == 200
+
+
+def certificate() -> tuple[str, str]:
+    """A throw-away certificate and its private key, as PEM."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), dt.datetime.now(dt.UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "throw-away authority")])
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    signed = builder.serial_number(1).not_valid_before(now).not_valid_after(now).sign(key, hashes.SHA256())
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return signed.public_bytes(Encoding.PEM).decode(), private.decode()
+
+
+async def test_of_ca_pem_only_certificates_are_kept(served: Any) -> None:
+    pem, private = certificate()
+    made = await served.connection("trusting", caPem=f"a comment, perhaps a secret\n{pem}\r\nanother\n{pem}end")
+    assert made["caPem"] == pem * 2
+    again = await served.api.patch("/connections/trusting", json={"name": "same"})
+    assert again.json()["data"]["caPem"] == pem * 2
+    for text in (pem + private, private + pem, private, pem + private.replace("PRIVATE", "RSA PRIVATE")):
+        refused = await served.api.patch("/connections/trusting", json={"caPem": text})
+        assert (refused.status_code, refused.json()["error"]["details"]["field"]) == (400, "caPem")
+        assert private.splitlines()[1] not in refused.text
 
 
 async def test_disable_and_enable(served: Any) -> None:

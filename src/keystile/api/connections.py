@@ -53,7 +53,7 @@ async def create_connection(call: Call[CreateConnection, Nothing]) -> Answer:
         created_at=now,
         updated_at=now,
     )
-    upstream = await looked_at(body.upstream_url, house.reach)
+    upstream = await looked_at(body.upstream_url, house, call.base_url)
     upstream.permitted()
     async with house.publisher.change() as tx:
         number = await connections.next_number(tx.connection)
@@ -93,7 +93,7 @@ async def patch_connection(call: Call[PatchConnection, Nothing]) -> Answer:
     secret = rules.credential(body.credential) if isinstance(body.credential, str) else None
     upstream = None
     if isinstance(body.upstream_url, str):
-        upstream = await looked_at(body.upstream_url, house.reach)
+        upstream = await looked_at(body.upstream_url, house, call.base_url)
         upstream.permitted()
     async with house.publisher.change() as tx:
         found = await visible(call, tx.connection)

@@ -9,15 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import load_pem_x509_certificates
 
 from keystile.api.call import SLUG, refuse
+from keystile.core import apikey
 from keystile.core.headers import banned, banned_from_client
 from keystile.model import AuthType
 
 _CREDENTIAL = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 _VALUE = re.compile(r"([\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?)?")
 _USER = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,254}[\x21-\x7e])?")
+_PEM = re.compile(r"-----BEGIN ([^\r\n]*?)-----")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -42,6 +45,9 @@ def credential(text: str) -> bytes:
             "credential",
             "must be visible ASCII characters, with spaces inside only: no CR, LF, NUL or other control characters",
         )
+    # It would go upstream as a credential, and a gateway whose upstream is itself would let it in.
+    if apikey.contains_key(text.encode("ascii")):
+        raise refuse("credential", "is a Keystile key, which calls a gateway; give the secret of the upstream")
     return text.encode("ascii")
 
 
@@ -77,14 +83,16 @@ def forward_headers(given: tuple[str, ...], taken: str | None, fixed: Iterable[s
 
 
 def ca_pem(text: str | None) -> str | None:
-    """Certificates to verify the upstream's TLS against."""
+    """Certificates to verify the upstream's TLS against, and nothing else that stood beside them: it is shown."""
     if text is None:
         return None
+    if set(_PEM.findall(text)) - {"CERTIFICATE"}:
+        raise refuse("caPem", "holds PEM blocks that are no certificates; a private key does not belong here")
     try:
-        load_pem_x509_certificates(text.encode("ascii"))
+        found = load_pem_x509_certificates(text.encode("ascii"))
     except ValueError:
         raise refuse("caPem", "must be one or more certificates as PEM") from None
-    return text
+    return "".join(each.public_bytes(Encoding.PEM).decode("ascii") for each in found)
 
 
 def pinned_user(text: str | None) -> str | None:
