@@ -73,6 +73,12 @@ async def test_a_handshake_server_is_initialized_and_its_session_ended(served: A
     assert peer.asked[2].fields["mcp-protocol-version"] == "2025-11-25"
 
 
+@pytest.mark.parametrize(("number", "code"), [(8, None), (9, "upstream_malformed")])
+async def test_a_flood_of_interim_heads_is_no_answer(served: Any, number: int, code: str | None) -> None:
+    async with upstream(lambda asked: b"HTTP/1.1 103 Early Hints\r\n\r\n" * number + modern(asked)) as peer:
+        assert (await check(served, peer.url))["code"] == code
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 async def test_a_result_in_a_stream_that_stays_open_is_found(served: Any, end: str) -> None:
     event = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"supportedVersions": ["2026-07-28"]}})

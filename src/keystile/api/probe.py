@@ -31,10 +31,13 @@ END_SECONDS = 3.0
 ANSWER_BYTES = 256 * 1024
 HEAD_BYTES = 32 * 1024
 FIELDS = 128
+INTERIM = 8
+"""Most interim heads before an answer, as in the gateway."""
 
 Result = dict[str, Any]
 
 _NEWEST, _HANDSHAKE = "2026-07-28", "2025-11-25"
+_PRODUCT = b"keystile"  # not the mark of the node: a probe is no hop of a caller's request
 _ME = {"name": "keystile", "version": "0"}
 _PROTOCOL = "io.modelcontextprotocol/"
 _VERSION = re.compile(r"[0-9A-Za-z.-]{1,32}")
@@ -143,7 +146,7 @@ class Probe:
 
     async def _exchange(self, method: bytes, lines: bytes, body: bytes) -> Heard | Refusal:
         began = time.perf_counter()
-        head = method + opening(self._target, self._connection.headers) + lines
+        head = method + opening(self._target, self._connection.headers, _PRODUCT) + lines
         if self._credential is not None:
             head += scheme_of(self._connection).field(self._credential.reveal())
         head += b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
@@ -165,7 +168,7 @@ class Probe:
 
 
 async def _heard(reader: asyncio.StreamReader, began: float) -> Heard | Refusal:
-    buffer = b""
+    buffer, interim = b"", 0
     while True:
         parsed = read_answer(buffer, HEAD_BYTES, FIELDS)
         if isinstance(parsed, Refusal):
@@ -173,7 +176,9 @@ async def _heard(reader: asyncio.StreamReader, began: float) -> Heard | Refusal:
         if parsed is not None and parsed[0].status >= 200:  # noqa: PLR2004 — interim answers (RFC 9110, section 15.2)
             break
         if parsed is not None:
-            buffer = buffer[parsed[1] :]
+            buffer, interim = buffer[parsed[1] :], interim + 1
+            if interim > INTERIM:
+                return REFUSALS["upstream_malformed"]
             continue
         data = await reader.read(HEAD_BYTES)
         if not data:
