@@ -6,11 +6,14 @@ import json
 import os
 import pty
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from keystile import __version__
 from keystile.core import apikey
 from tests.peers.gateway import Gateway, gateway
 from tests.peers.processes import ROOT
@@ -72,8 +75,8 @@ def test_a_connections_life(remote: dict[str, str]) -> None:
     checked = run("connection", "check", "cli-one", **remote)
     assert checked.returncode == 1
     assert checked.stderr.startswith("error: The upstream could not be reached.\nhint: ")
-    assert run("connection", "delete", "cli-one", **remote).returncode == 130
-    assert run("connection", "delete", "cli-one", given="n\n", **remote).returncode == 130
+    unasked = run("connection", "delete", "cli-one", given="y\n", **remote)
+    assert unasked.returncode == 2 and "--yes" in unasked.stderr
     assert run("connection", "delete", "cli-one", "--yes", **remote).returncode == 0
     assert run("connection", "show", "cli-one", **remote).returncode == 1
 
@@ -179,10 +182,19 @@ def test_the_doctor_finds_nothing_wrong_with_a_gateway_that_serves(running: Gate
         *("doctor", "--data-dir", str(running.data)),
         KEYSTILE_PORT=str(running.port),
         KEYSTILE_UPSTREAMS_ALLOW="127.0.0.0/8",
+        KEYSTILE_LIMITS_SOCKETS="100",
     )
     assert seen.returncode == 0, seen.stdout
     assert {line.split()[1].rstrip(":") for line in seen.stdout.splitlines()} >= {"port", "root", "database", "spool"}
     assert "problem" not in seen.stdout
+
+
+def test_the_doctor_says_that_there_are_too_few_descriptors(tmp_path: Path) -> None:
+    wanted = str(1 << 38)
+    seen = run("doctor", "--data-dir", str(tmp_path / "data"), KEYSTILE_PORT="0", KEYSTILE_LIMITS_SOCKETS=wanted)
+    assert seen.returncode == 1
+    assert f"clients and not {wanted}" in seen.stdout
+    assert "LimitNOFILE" in seen.stdout
 
 
 def test_the_doctor_says_what_to_do(tmp_path: Path) -> None:
@@ -199,6 +211,65 @@ def test_the_doctor_says_what_to_do(tmp_path: Path) -> None:
     assert seen.returncode == 1
     assert f"chmod 700 {data}" in seen.stdout
     assert "problem  root key" in seen.stdout
+    (data / "root.key").chmod(0o644)
+    seen = run("doctor", "--data-dir", str(data), KEYSTILE_PORT="0")
+    assert f"do: chmod 600 {data / 'root.key'}\n" in seen.stdout
+
+
+def test_what_to_paste_into_a_client_is_printed_as_it_is_pasted(remote: dict[str, str]) -> None:
+    run("connection", "create", "cli-paste", "http://127.0.0.1:9", "--auth-type", "none", **remote)
+    shown = run("connection", "config", "cli-paste", "--client", "claude-code", **remote)
+    server = json.loads(shown.stdout)["mcpServers"]["cli-paste"]
+    assert server["url"] == f"{remote['KEYSTILE_BASE_URL']}/v1/mcp/cli-paste"
+    assert "Into .mcp.json, with a client key in place of ks_YOUR_CLIENT_KEY:" in shown.stderr
+    assert "\nclaude mcp add --transport http cli-paste " in shown.stderr
+    assert json.loads(run("connection", "config", "cli-paste", "--json", **remote).stdout)["client"] == "generic"
+    refused = run("connection", "config", "cli-paste", "--client", "emacs", **remote)
+    assert refused.returncode == 1
+    run("connection", "delete", "cli-paste", "--yes", **remote)
+
+
+def test_what_may_surprise_is_said_beside_what_was_made(remote: dict[str, str]) -> None:
+    made = run("connection", "create", "cli-warned", "https://nowhere.invalid", "--auth-type", "none", **remote)
+    assert made.returncode == 0
+    assert made.stderr.startswith("warning: The upstream's name does not resolve")
+    assert "warning" not in made.stdout
+    run("connection", "delete", "cli-warned", "--yes", **remote)
+
+
+def test_an_exchange_without_a_message_shows_its_http_method(running: Gateway, remote: dict[str, str]) -> None:
+    slug = running.connection("http://127.0.0.1:9", enabled=False)
+    request = urllib.request.Request(  # noqa: S310 — loopback
+        running.endpoint(slug),
+        method="DELETE",
+        headers={"Authorization": f"Bearer {running.client_key()}"},
+    )
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(request)  # noqa: S310 — loopback
+    running.events(1, connection=slug)
+    assert " DELETE " in run("events", "--connection", slug, **remote).stdout
+
+
+def test_the_version_is_told() -> None:
+    assert run("--version").stdout == f"keystile {__version__}\n"
+
+
+def test_an_argument_too_many_is_not_repeated() -> None:
+    refused = run("key", "revoke", "some-id", "short")
+    assert refused.returncode == 2
+    assert "short" not in refused.stdout + refused.stderr
+
+
+def test_the_host_is_asked_only_where_a_gateway_serves(tmp_path: Path) -> None:
+    refused = run("organization", "key", "default", "--data-dir", str(tmp_path))
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"error: No gateway of this machine serves the data folder {tmp_path}.\nhint: ")
+    assert "--data-dir" in refused.stderr and "KEYSTILE_DATA_DIR" in refused.stderr
+
+
+def test_wrong_usage_is_told_where_its_help_is() -> None:
+    assert "hint: keystile key create --help" in run("key", "create").stderr
+    assert "hint: keystile events --help" in run("events", "--limit", "x").stderr
 
 
 def test_unknown_words_are_wrong_usage() -> None:

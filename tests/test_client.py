@@ -46,6 +46,13 @@ def test_a_connections_life(keystile: Keystile) -> None:
     assert list(keystile.connections.list()) == []
 
 
+def test_what_may_surprise_is_kept_with_the_answer(keystile: Keystile) -> None:
+    made = keystile.connections.create("sdk-warned", "https://nowhere.invalid", auth_type="none")
+    (warning,) = made.warnings
+    assert "does not resolve" in warning
+    assert keystile.connections.patch("sdk-warned", name="Known").warnings == ()
+
+
 def test_lists_go_through_every_page(keystile: Keystile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keystile.client._PAGE", 2)
     for number in range(5):

@@ -23,6 +23,13 @@ from keystile.errors import ERRORS, KeystileError, Unauthenticated, Unavailable
 
 Row = dict[str, Any]
 
+
+class Answered(Row):
+    """What a success carries. `warnings`: what was accepted and may surprise."""
+
+    warnings: tuple[str, ...] = ()
+
+
 BASE_URL = "http://127.0.0.1:8080"
 _PAGE = 200
 _TIMEOUT_SECONDS = 60.0
@@ -109,9 +116,12 @@ class Wire:
         *,
         query: dict[str, object] | None = None,
         if_match: str | None = None,
-    ) -> Row:
+    ) -> Answered:
         """What a success carries. Raises what the server raised; Unavailable when it cannot be reached."""
-        return self._answer(method, path, fields, query, if_match).get("data", {})
+        answer = self._answer(method, path, fields, query, if_match)
+        carried = Answered(answer.get("data", {}))
+        carried.warnings = tuple(answer.get("meta", {}).get("warnings", ()))
+        return carried
 
     def rows(self, path: str, query: dict[str, object], most: int | None = None) -> Iterator[Row]:
         """The rows of a list, page by page as they are asked for, `most` of them at most."""
@@ -154,7 +164,7 @@ class Connections:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
 
-    def create(self, slug: str, upstream_url: str, *, credential: str | None = None, **fields: object) -> Row:
+    def create(self, slug: str, upstream_url: str, *, credential: str | None = None, **fields: object) -> Answered:
         """A new connection: `name`, `auth_type`, `auth_header_name`, `headers`, `forward_headers`, `ca_pem`."""
         given = {"slug": slug, "upstream_url": upstream_url, **fields}
         return self._wire.data("POST", "/connections", given | ({"credential": credential} if credential else {}))
@@ -167,7 +177,7 @@ class Connections:
         """One connection."""
         return self._wire.data("GET", _path(slug))
 
-    def patch(self, slug: str, *, if_match: str | None = None, **fields: object) -> Row:
+    def patch(self, slug: str, *, if_match: str | None = None, **fields: object) -> Answered:
         """Change what is named. None takes an optional field off."""
         return self._wire.data("PATCH", _path(slug), fields, if_match=if_match)
 
@@ -210,7 +220,7 @@ class Keys:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
 
-    def create(self, name: str, role: str = "client", **fields: object) -> Row:
+    def create(self, name: str, role: str = "client", **fields: object) -> Answered:
         """A new key: `expires_at`, `connections`, `pinned_user`. `key` in the answer is shown this once."""
         return self._wire.data("POST", "/keys", {"name": name, "role": role, **fields})
 

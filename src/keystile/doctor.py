@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import resource
 import shutil
 import socket
 import stat
@@ -23,13 +24,14 @@ from keystile.core.addresses import Reach, judge, reach
 from keystile.core.target import Target, parse_target
 from keystile.errors import StartRefused
 from keystile.model import Connection
-from keystile.node import Folders, is_locked
+from keystile.node import Folders, is_locked, sockets
 from keystile.store import connections
 from keystile.store.database import Database, sqlite
 from keystile.vault import Vault
 
 RESOLVE_SECONDS = 3.0
 AT_ONCE = 16
+_ROOT_KEY = "give the root key this database was made with: see docs/config.md"
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -51,6 +53,7 @@ async def _findings(config: Config) -> AsyncIterator[Finding]:
     running = is_locked(folders.lock)
     yield _port(config, running=running)
     yield _names(config)
+    yield _descriptors(config)
     if not folders.database.exists():
         remedy = f"keystile init --data-dir {folders.data}, or keystile serve, makes one"
         yield Finding("data folder", f"{folders.data} holds no installation", remedy)
@@ -60,13 +63,14 @@ async def _findings(config: Config) -> AsyncIterator[Finding]:
     try:
         root_key = keys.root_key(config, folders)
     except StartRefused as error:
-        yield Finding("root key", error.message, "give the root key this database was made with: see docs/config.md")
+        said, _, remedy = error.message.partition(" Run: ")
+        yield Finding("root key", said, remedy or _ROOT_KEY)
         return
     database = Database(sqlite(folders.database))
     try:
         await Vault.open(database, root_key)
     except StartRefused as error:
-        yield Finding("root key", error.message, "give the root key this database was made with: see docs/config.md")
+        yield Finding("root key", error.message, _ROOT_KEY)
     else:
         yield Finding("root key", f"opens this database (fingerprint {root_key.id})")
         async for finding in _database(database, reach(config.upstreams_allow)):
@@ -108,6 +112,15 @@ def _names(config: Config) -> Finding:
     return Finding("names", f"answers to {', '.join(served)}")
 
 
+def _descriptors(config: Config) -> Finding:
+    wanted, (_, most) = config.limits.sockets, resource.getrlimit(resource.RLIMIT_NOFILE)
+    had = sockets(wanted, most)
+    if had < wanted:
+        remedy = "raise the hard limit (ulimit -Hn, LimitNOFILE= of systemd), or set KEYSTILE_LIMITS_SOCKETS lower"
+        return Finding("descriptors", f"{most} a process: a worker takes {had} clients and not {wanted}", remedy)
+    return Finding("descriptors", f"enough for {wanted} clients a worker")
+
+
 def _folder(folders: Folders) -> Finding:
     status = folders.data.stat()
     if status.st_uid != os.geteuid() and os.geteuid() != 0:
@@ -137,7 +150,7 @@ async def _database(database: Database, allowed: Reach) -> AsyncIterator[Finding
     if verdict != "ok":
         yield Finding("database", "its pages are damaged", "restore a backup")
         return
-    yield Finding("database", f"whole; {len(rows)} connections")
+    yield Finding("database", f"whole; connections: {len(rows)}")
     turn = asyncio.Semaphore(AT_ONCE)
     troubles = [
         trouble for trouble in await asyncio.gather(*(_upstream(row, allowed, turn) for row in rows)) if trouble
@@ -165,7 +178,9 @@ async def _upstream(row: Connection, allowed: Reach, turn: asyncio.Semaphore) ->
             remedy = f"add {address} to KEYSTILE_UPSTREAMS_ALLOW if it shall be dialled"
             if reason == "metadata":
                 remedy = "point the connection elsewhere: this is never dialled"
-            return Finding("addresses", f"{row.slug}: {target.host} is {address}, refused as {reason}", remedy)
+            return Finding(
+                "addresses", f"{row.slug}: {target.host} is {address}, refused as {reason} by these settings", remedy
+            )
     return None
 
 

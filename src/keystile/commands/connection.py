@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from keystile.commands.output import complain, record, remark, secret, table
+from keystile.commands.output import as_json, complain, record, remark, secret, table, warned
 from keystile.commands.session import Json, Slug, Yes, api, sure
 from keystile.model import AuthType
 
-app = typer.Typer(help="Connections: create, list, show, rotate, disable, enable, delete, check.", no_args_is_help=True)
+app = typer.Typer(
+    help="Connections: create, list, show, rotate, enable, disable, check, config, delete.", no_args_is_help=True
+)
 
 CredentialStdin = Annotated[
     bool, typer.Option("--credential-stdin", help="Read the credential from standard input, not from a prompt.")
@@ -41,7 +44,8 @@ def create(  # noqa: PLR0913 — one parameter an option
     }
     credential = None if auth_type is AuthType.NONE else secret("credential", from_stdin=credential_stdin)
     given = {field: value for field, value in fields.items() if value is not None}
-    record(api().connections.create(slug, upstream_url, credential=credential, **given), scripts=scripts)
+    made = warned(api().connections.create(slug, upstream_url, credential=credential, **given))
+    record(made, scripts=scripts)
 
 
 @app.command("list")
@@ -95,3 +99,22 @@ def check(slug: Slug, *, credential_stdin: CredentialStdin = False, scripts: Jso
     if not found["ok"]:
         complain(str(found["message"]), f"docs/errors.md says more about {found['code']}.")
         raise typer.Exit(1)
+
+
+@app.command()
+def config(
+    slug: Slug,
+    *,
+    client: Annotated[str, typer.Option(help="claude-code, cursor, vscode, opencode or generic.")] = "generic",
+    scripts: Json = False,
+) -> None:
+    """Print what to paste into an MCP client."""
+    found = api().connections.client_config(slug, client)
+    if scripts:
+        as_json(found)
+        return
+    place = f"Into {found['file']}" if found["file"] else "Into the client's configuration"
+    remark(f"{place}, with a client key in place of {found['placeholder']}:")
+    sys.stdout.write(f"{found['snippet']}\n")
+    if found["command"]:
+        remark(f"Or run:\n{found['command']}")

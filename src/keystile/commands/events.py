@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 
-from keystile.commands.output import table
+from keystile.commands.output import Row, table
 from keystile.commands.session import Json, api
 
-_COLUMNS = ("time", "connection", "keyId", "user", "rpcMethod", "name", "outcome", "refusal", "status", "totalMs")
+_COLUMNS = ("time", "connection", "keyId", "user", "method", "name", "outcome", "refusal", "status", "totalMs")
 
 
 def events(  # noqa: PLR0913 — one parameter an option
@@ -22,5 +23,7 @@ def events(  # noqa: PLR0913 — one parameter an option
     scripts: Json = False,
 ) -> None:
     """Show what was called, newest first."""
-    found = api().events.list(limit, connection=connection, trace_id=trace_id, since=since, until=until)
-    table(found, _COLUMNS, scripts=scripts)
+    found: Iterable[Row] = api().events.list(limit, connection=connection, trace_id=trace_id, since=since, until=until)
+    # A GET or DELETE has no message, and so no method of MCP's.
+    shown = found if scripts else ({**row, "method": row["rpcMethod"] or row["httpMethod"]} for row in found)
+    table(shown, _COLUMNS, scripts=scripts)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from keystile import mint
-from keystile.commands.output import as_json, remark, table
+from keystile.commands.output import as_json, remark, table, warned
 from keystile.commands.session import Json, Yes, api, sure
 from keystile.model import Role
 
@@ -35,7 +35,8 @@ def create(  # noqa: PLR0913 — one parameter an option
     given: dict[str, object] = {"expires_at": expires_at, "pinned_user": pinned_user}
     if connection:
         given["connections"] = connection
-    made = api().keys.create(name, role, **{field: value for field, value in given.items() if value is not None})
+    given = {field: value for field, value in given.items() if value is not None}
+    made = warned(api().keys.create(name, role, **given))
     if scripts:
         as_json(made)
         return

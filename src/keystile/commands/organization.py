@@ -12,8 +12,9 @@ import typer
 from keystile import config
 from keystile.commands.output import as_json, remark, table
 from keystile.commands.session import Json
+from keystile.errors import Unavailable
 from keystile.model import Role
-from keystile.node import Folders, reachable
+from keystile.node import Folders, is_locked, reachable
 
 if TYPE_CHECKING:
     from keystile.client import Host
@@ -71,4 +72,7 @@ def _print_key(made: dict[str, object], said: str, *, scripts: bool) -> None:
 def _host(data_dir: str | None, file: Path | None) -> Host:
     from keystile.client import Host  # noqa: PLC0415 — `keystile key generate` does not wait for it
 
-    return Host(reachable(Folders(config.load(os.environ, file, {"data_dir": data_dir}).data_dir).host_socket))
+    folders = Folders(config.load(os.environ, file, {"data_dir": data_dir}).data_dir)
+    if not is_locked(folders.lock):
+        raise Unavailable(f"No gateway of this machine serves the data folder {folders.data}.", "host_unreachable")
+    return Host(reachable(folders.host_socket))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from keystile.client import Answered
 
 Row = Mapping[str, Any]
 
@@ -24,6 +27,13 @@ def complain(error: str | None, hint: str | None = None) -> None:
 def remark(text: str) -> None:
     """A line for people, on standard error."""
     sys.stderr.write(f"{text}\n")
+
+
+def warned(made: Answered) -> Answered:
+    """What was made, after saying on standard error what of it may surprise."""
+    for warning in made.warnings:
+        remark(f"warning: {warning}")
+    return made
 
 
 def as_json(value: object) -> None:

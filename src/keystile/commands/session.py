@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,5 +24,8 @@ def api() -> Keystile:
 
 def sure(question: str, *, yes: bool) -> None:
     """Go on only when the operator says so."""
-    if not yes:
-        typer.confirm(question, abort=True)
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("There is no terminal to ask at. Say --yes to go on without being asked.")
+    typer.confirm(question, abort=True)
