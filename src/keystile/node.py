@@ -1,13 +1,15 @@
 """One node: its folders, and what the supervisor hands to each child through an inherited pipe.
 
 A child reads one `Boot` message from the pipe and keeps it open: when the pipe closes, the supervisor is gone and
-the child ends. Secrets travel here and in no argument list, environment or file.
+the child ends. Secrets travel here and in no argument list, environment or file. What the kernel allows a process is
+raised, or taken away, by the supervisor before it has children.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import struct
 from contextlib import suppress
 from pathlib import Path
@@ -20,10 +22,32 @@ from keystile.errors import StartRefused
 REFUSED = 78
 """Exit code of a process that must not start as things are (sysexits' EX_CONFIG): it is not started again."""
 
+RESERVE = 256
+"""Descriptors of a worker that are for no client: its files, and warm upstream connections."""
+
 _LENGTH = struct.Struct("<I")
 # `struct flock` of fcntl(2). An open file description lock: unlike one of flock(2), it can be looked at untaken.
 _LOCK = struct.Struct("@hhqqi0q")
 _WHOLE_FILE = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+
+
+def raise_limits() -> None:
+    """As many descriptors as may be had, and no core dumps, for this process and its children."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # beyond fs.nr_open; workers count with what they have
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    # A dump of a worker holds data keys. Programs that dumps are piped to get them in spite of a limit of 0, but not
+    # with one of 1, below which no file is made either (Linux, fs/coredump.c).
+    _, largest = resource.getrlimit(resource.RLIMIT_CORE)
+    none = 1 if largest else 0
+    resource.setrlimit(resource.RLIMIT_CORE, (none, none))
+
+
+def sockets(wanted: int, descriptors: int) -> int:
+    """How many client sockets a process with so many descriptors may have: each may need one to an upstream too."""
+    if descriptors == resource.RLIM_INFINITY:
+        return wanted
+    return max(1, min(wanted, (descriptors - RESERVE) // 2))
 
 
 class Boot(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,7 +26,7 @@ from keystile.errors import StartRefused
 from keystile.feed import Word
 from keystile.initialise import initialise
 from keystile.log import configure
-from keystile.node import REFUSED, Boot, Folders, locked, send
+from keystile.node import REFUSED, Boot, Folders, locked, raise_limits, send
 
 _BACKLOG = 2048
 # Names are resolved on libuv's threads: with its default of four, four dead names would hold up every other dial.
@@ -228,6 +228,7 @@ def run(config: Config) -> int:
     """Serve; returns the exit code. Raises StartRefused, whose message says what to do."""
     configure(config.log_format, "supervisor")
     os.umask(0o077)
+    raise_limits()
 
     async def _run() -> int:
         return await Supervisor(config).run()

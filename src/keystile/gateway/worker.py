@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import signal
 import socket
 import sys
@@ -17,6 +18,7 @@ from functools import partial
 from ipaddress import ip_network
 from typing import Any
 
+import msgspec
 import uvloop
 
 from keystile.audit.slots import Slots
@@ -32,7 +34,7 @@ from keystile.gateway.inbound import Inbound
 from keystile.gateway.limits import InFlight
 from keystile.gateway.pool import Pool
 from keystile.gateway.trail import Trail
-from keystile.node import Boot, Folders, reachable, receive
+from keystile.node import Boot, Folders, reachable, receive, sockets
 
 _BACKLOG = 2048
 _FEED_POLL_SECONDS = 0.02
@@ -50,6 +52,8 @@ def shape_of(config: Config) -> Shape:
 def build(boot: Boot) -> Gate:
     """Everything a worker's client connections share."""
     config, limits, folders = boot.config, boot.config.limits, Folders(boot.config.data_dir)
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limits = msgspec.structs.replace(limits, sockets=sockets(limits.sockets, descriptors))
     word = Word(folders.word)
     control = reachable(folders.control_socket)
     return Gate(
