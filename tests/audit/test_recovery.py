@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 SEGMENT = 80_000
 HOME = "home00000000"
-BACKLOG = 20_000
+BACKLOG = 70_000
 PACE = 15e-6  # seconds of CPU an event
 
 Made = Callable[..., Event]

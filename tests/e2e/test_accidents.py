@@ -15,7 +15,7 @@ import pytest
 
 from tests.e2e.scene import eventually, scene
 from tests.e2e.test_node import CONTROL, pids
-from tests.e2e.test_survival import Load, judged
+from tests.e2e.test_survival import Load, judged, under_load
 from tests.peers.gateway import gateway
 
 pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("survival")]
@@ -57,15 +57,13 @@ async def test_on_a_full_disk_nothing_is_forwarded_and_calls_go_on_when_there_is
 ) -> None:
     with gateway(tmp_path, data_dir=disk / "data", limits_spool_segment_bytes=SEGMENT) as running:
         async with scene(running) as at:
-            load = Load(at)
-            loading = asyncio.create_task(load.run())
-            await answered(load, 200)
-            while load.refused["trail_unavailable"] < 100:
-                await asyncio.to_thread(filled, disk)
-            await asyncio.to_thread((disk / "ballast").unlink)
-            await answered(load, 200)
-            load.over = True
-            await loading
+            async with under_load(at) as load:
+                await answered(load, 200)
+                async with asyncio.timeout(60):
+                    while load.refused["trail_unavailable"] < 100:
+                        await asyncio.to_thread(filled, disk)
+                await asyncio.to_thread((disk / "ballast").unlink)
+                await answered(load, 200)
             assert set(load.refused) == {"trail_unavailable"}
             await judged(running, load, at.slug)
             assert load.whole == load.forwarded
@@ -74,22 +72,19 @@ async def test_on_a_full_disk_nothing_is_forwarded_and_calls_go_on_when_there_is
 async def test_a_ledger_that_is_locked_or_gone_holds_no_call_up_and_catches_up(tmp_path: Path) -> None:
     with gateway(tmp_path) as running:
         async with scene(running) as at:
-            load = Load(at)
-            loading = asyncio.create_task(load.run())
-            await answered(load, 100)
             path = running.data / "ledger.db"
-            foreign = sqlite3.connect(path, isolation_level=None)
-            foreign.execute("BEGIN IMMEDIATE")
-            await answered(load, 300)
-            foreign.execute("ROLLBACK")
-            foreign.close()
-            await answered(load, 100)
-            await asyncio.to_thread(shutil.move, path, path.with_suffix(".away"))
-            await answered(load, 300)
-            await asyncio.to_thread(shutil.move, path.with_suffix(".away"), path)
-            await answered(load, 100)
-            load.over = True
-            await loading
+            async with under_load(at) as load:
+                await answered(load, 100)
+                foreign = sqlite3.connect(path, isolation_level=None)
+                foreign.execute("BEGIN IMMEDIATE")
+                await answered(load, 300)
+                foreign.execute("ROLLBACK")
+                foreign.close()
+                await answered(load, 100)
+                await asyncio.to_thread(shutil.move, path, path.with_suffix(".away"))
+                await answered(load, 300)
+                await asyncio.to_thread(shutil.move, path.with_suffix(".away"), path)
+                await answered(load, 100)
             assert load.refused == {}
             await judged(running, load, at.slug)
 
@@ -104,6 +99,6 @@ async def test_another_ledger_in_its_place_is_taken_up_and_the_spool_loses_nothi
             sqlite3.connect(path).close()
             path.touch()
             assert (await at.ask(at.request())).status == 200
-            await eventually(lambda: pids(running, CONTROL) not in ([], control) and running.ready())
+            await eventually(lambda: pids(running, CONTROL) not in ([], control) and running.administered())
             # The live segment is read again from its beginning, for this ledger knows nothing of it.
             assert len(await at.events(2)) == 2

@@ -8,7 +8,8 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,20 @@ class Load:
         return {json.loads(asked.body)["id"] for asked in self.at.upstream.asked}
 
 
+@asynccontextmanager
+async def under_load(at: Scene) -> AsyncIterator[Load]:
+    """Callers at work; behind the block, each has had its last answer."""
+    load = Load(at)
+    loading = asyncio.create_task(load.run())
+    try:
+        yield load
+        load.over = True
+        load.going.set()
+        await loading
+    finally:
+        loading.cancel()
+
+
 class Killer:
     """Kills once so many more calls were answered, in the very moment in which a client has read the end of one."""
 
@@ -148,22 +163,24 @@ async def judged(running: Gateway, load: Load, slug: str) -> Counter[str]:
     return Counter(outcomes.values())
 
 
+def whole(running: Gateway, killed: list[int]) -> bool:
+    """Whether all processes serve, and none of them is one that was killed."""
+    return not set(killed) & set(running.processes()) and running.ready() and running.administered()
+
+
 @pytest.mark.parametrize("victims", ["worker", "control", "both"])
 async def test_every_answered_call_is_in_the_trail_once_whoever_is_killed(tmp_path: Path, victims: str) -> None:
     with gateway(tmp_path, workers=2) as running:
         async with scene(running) as at:
-            load = Load(at)
-            killer = Killer(load)
-            loading = asyncio.create_task(load.run())
-            for after in (100, 377):
-                workers, control = pids(running, WORKER), pids(running, CONTROL)
-                killed = {"worker": workers[:1], "control": control, "both": [*workers, *control]}[victims]
-                await killer.kill(killed, after)
-                load.going.clear()  # a process starts faster where it is not kept busy
-                await eventually(lambda killed=killed: not set(killed) & set(running.processes()) and running.ready())
-                load.going.set()
-            load.over = True
-            await loading
+            async with under_load(at) as load:
+                killer = Killer(load)
+                for after in (100, 377):
+                    workers, control = pids(running, WORKER), pids(running, CONTROL)
+                    killed = {"worker": workers[:1], "control": control, "both": [*workers, *control]}[victims]
+                    await killer.kill(killed, after)
+                    load.going.clear()  # a process starts faster where it is not kept busy
+                    await eventually(lambda killed=killed: whole(running, killed))
+                    load.going.set()
             seen = await judged(running, load, at.slug)
             assert load.refused == {}
             assert (seen["interrupted"] > 0) == (victims != "control")
@@ -173,12 +190,8 @@ async def test_every_answered_call_is_in_the_trail_once_whoever_is_killed(tmp_pa
 async def test_a_node_that_is_killed_whole_finds_its_trail_when_it_starts_again(tmp_path: Path) -> None:
     with gateway(tmp_path, workers=2) as running:
         async with scene(running) as at:
-            load = Load(at)
-            killer = Killer(load)
-            loading = asyncio.create_task(load.run())
-            await killer.kill(running.processes(), 500)
-            load.over = True
-            await loading
+            async with under_load(at) as load:
+                await Killer(load).kill(running.processes(), 500)
             await asyncio.to_thread(running.running.wait, PATIENCE)
             with gateway(tmp_path, workers=2, admin_key=running.admin_key) as again:
                 seen = await judged(again, load, at.slug)
