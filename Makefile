@@ -1,6 +1,6 @@
 # Two commands do everything: `make run` serves, `make test` proves.
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint format types bench lock clean peers fuzz
+.PHONY: help install run doctor test lint format types bench lock clean peers fuzz
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,6 +13,7 @@ export KEYSTILE_UPSTREAMS_ALLOW ?= 127.0.0.0/8,::1/128
 help:
 	@echo 'make run      set up if needed, then serve on 127.0.0.1:8080 (KEYSTILE_HOST, KEYSTILE_PORT, KEYSTILE_WORKERS,'
 	@echo '              KEYSTILE_DATA_DIR, KEYSTILE_BOOTSTRAP_KEY, ...: see docs/config.md)'
+	@echo 'make doctor   look for what is wrong, with the settings of make run'
 	@echo 'make install  set up only: leaves .venv/bin/keystile'
 	@echo 'make test     install what the tests need, then lint, type-check and run every test'
 	@echo 'make bench    measure Keystile beside nginx, same work, one run'
@@ -33,6 +34,9 @@ install: .venv/.run
 
 run: install
 	@exec $(BIN)/keystile serve
+
+doctor: install
+	@$(BIN)/keystile doctor
 
 peers: .venv/.test .venv-mcp1/.done node_modules/.done debian
 
