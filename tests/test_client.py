@@ -67,6 +67,10 @@ def test_keys_and_events(running: Gateway, keystile: Keystile) -> None:
         assert list(auditor.events.list(3, trace_id="never-seen")) == []
         with pytest.raises(errors.Denied):
             auditor.keys.create("more")
+    assert keystile.keys.update(made["id"], connections=[], if_match="*")["connections"] == []
+    assert keystile.keys.get(made["id"])["connections"] == []
+    with pytest.raises(errors.Stale):
+        keystile.keys.update(made["id"], name="more", if_match='"1"')
     keystile.keys.revoke(made["id"])
     assert made["id"] not in {row["id"] for row in keystile.keys.list()}
 

@@ -128,8 +128,7 @@ class Wire:
         left = most
         asked = {name: value for name, value in query.items() if value is not None}
         while left is None or left > 0:
-            limit = {} if path == "/organizations" else {"limit": min(_PAGE, left or _PAGE)}
-            answer = self._answer("GET", path, None, asked | limit)
+            answer = self._answer("GET", path, None, asked | {"limit": min(_PAGE, left or _PAGE)})
             rows = cast("list[Row]", answer["data"])
             yield from rows
             left = None if left is None else left - len(rows)
@@ -227,6 +226,14 @@ class Keys:
     def list(self) -> Iterator[Row]:
         """Every live key, newest first."""
         return self._wire.rows("/keys", {})
+
+    def get(self, key_id: str) -> Row:
+        """One key."""
+        return self._wire.data("GET", f"/keys/{_segment(key_id)}")
+
+    def update(self, key_id: str, *, if_match: str | None = None, **fields: object) -> Row:
+        """Change `name`, `connections`, `expires_at`; None takes scope or expiry off. It holds at once."""
+        return self._wire.data("PATCH", f"/keys/{_segment(key_id)}", fields, if_match=if_match)
 
     def revoke(self, key_id: str) -> None:
         """Refuse it from the next request on."""

@@ -34,6 +34,27 @@ async def test_a_lost_key_is_made_anew(served: Any) -> None:
     assert (await served.host.post("/organizations/absent/keys", json={"name": "k"})).status_code == 404
 
 
+async def test_a_key_made_here_reaches_its_organization_alone(served: Any) -> None:
+    await served.connection("ours")
+    await served.host.post("/organizations", json={"slug": "acme"})
+    for organization, status in (("default", 201), ("acme", 400)):
+        body = {"name": "k", "connections": ["ours"]}
+        made = await served.host.post(f"/organizations/{organization}/keys", json=body)
+        assert made.status_code == status
+    late = {"name": "k", "expiresAt": "2020-01-01T00:00:00Z"}
+    assert (await served.host.post("/organizations/acme/keys", json=late)).status_code == 400
+
+
+async def test_organizations_page(served: Any) -> None:
+    for number in range(4):
+        assert (await served.host.post("/organizations", json={"slug": f"org-{number}"})).status_code == 201
+    first = (await served.host.get("/organizations?limit=3")).json()
+    rest = (await served.host.get(f"/organizations?limit=3&cursor={first['meta']['nextCursor']}")).json()
+    slugs = [row["slug"] for row in first["data"] + rest["data"]]
+    assert slugs[0] == "default" and sorted(slugs[1:]) == [f"org-{number}" for number in range(4)]
+    assert rest["meta"]["nextCursor"] is None
+
+
 async def test_the_api_does_not_lead_here_nor_back(served: Any) -> None:
     stranger = served.client(None)
     for path in ("/host/v1/organizations", "/organizations"):

@@ -50,7 +50,7 @@ def test_the_running_api_is_what_its_document_says(tmp_path: Path) -> None:
             check=False,
         )
         assert found.returncode == 0, found.stdout[-8000:]
-        assert "Tested: 15" in found.stdout
+        assert "Tested: 17" in found.stdout
         assert running.ready()
         assert "bug" not in running.log.read_text()
 

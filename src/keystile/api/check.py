@@ -22,7 +22,10 @@ _HEADER_SENT = {AuthType.BEARER: "Authorization", AuthType.NONE: None}
 
 
 async def check_connection(call: Call[CheckConnection, Nothing]) -> Answer:
-    """Ask the upstream for MCP `server/discover`, else `initialize`; store nothing, follow no redirect."""
+    """Probe the upstream.
+
+    It is asked for MCP `server/discover`, else `initialize`; nothing is stored and no redirect is followed.
+    """
     house = call.house
     async with house.database.read() as conn:
         connection = await visible(call, conn)

@@ -45,7 +45,10 @@ FORMATS: dict[ClientName, tuple[str | None, Callable[[str, str], Config]]] = {
 
 
 async def show_client_config(call: Call[None, ClientConfigQuery]) -> Answer:
-    """Show the snippet for one client. Make a key of role `client` and put it where the placeholder stands."""
+    """Show what to paste into an MCP client.
+
+    Make a key of role `client` and put it where the placeholder stands.
+    """
     async with call.house.database.read() as conn:
         found = await visible(call, conn)
     client = call.query.client

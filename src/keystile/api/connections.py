@@ -30,7 +30,10 @@ from keystile.store import connections
 
 
 async def create_connection(call: Call[CreateConnection, Nothing]) -> Answer:
-    """Create a connection and, unless its auth type is `none`, the first version of its credential."""
+    """Create a connection.
+
+    Unless its auth type is `none`, the first version of its credential is made with it.
+    """
     body, house, now = call.body, call.house, call.house.now()
     secret = rules.credential(body.credential) if body.credential is not None else None
     header = rules.auth_header_name(body.auth_type, body.auth_header_name)
@@ -67,7 +70,10 @@ async def create_connection(call: Call[CreateConnection, Nothing]) -> Answer:
 
 
 async def list_connections(call: Call[None, Paging]) -> Answer:
-    """List the connections, newest first."""
+    """List connections.
+
+    Newest first.
+    """
     query, caller = call.query, call.caller
     async with call.house.database.read() as conn:
         rows = await connections.page(
@@ -82,13 +88,19 @@ async def list_connections(call: Call[None, Paging]) -> Answer:
 
 
 async def show_connection(call: Call[None, Nothing]) -> Answer:
-    """Show a connection. Its credential is shown to nobody."""
+    """Show a connection.
+
+    Its credential is shown to nobody.
+    """
     async with call.house.database.read() as conn:
         return answered(await visible(call, conn))
 
 
 async def patch_connection(call: Call[PatchConnection, Nothing]) -> Answer:
-    """Change what is given and leave the rest. `null` takes an optional field off."""
+    """Change a connection.
+
+    What is left out stays; `null` takes an optional field off.
+    """
     body, house, now = call.body, call.house, call.house.now()
     secret = rules.credential(body.credential) if isinstance(body.credential, str) else None
     upstream = None
@@ -117,7 +129,10 @@ async def patch_connection(call: Call[PatchConnection, Nothing]) -> Answer:
 
 
 async def delete_connection(call: Call[None, Nothing]) -> Answer:
-    """Delete a connection with every version of its credential, and end its streams."""
+    """Delete a connection.
+
+    Every version of its credential goes with it, and its streams end.
+    """
     async with call.house.publisher.change() as tx:
         found = await visible(call, tx.connection)
         must_match(call.if_match, etag(found.revision))

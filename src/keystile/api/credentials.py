@@ -26,7 +26,10 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
 
 async def rotate_credential(call: Call[RotateCredential, Nothing]) -> Answer:
-    """Give the connection a new credential: a new version, active at once in every worker."""
+    """Rotate the credential.
+
+    The connection gets a new version of it, active at once in every worker.
+    """
     house, secret = call.house, Secret(rules.credential(call.body.credential))
     async with house.publisher.change() as tx:
         found = await visible(call, tx.connection)
@@ -36,7 +39,10 @@ async def rotate_credential(call: Call[RotateCredential, Nothing]) -> Answer:
 
 
 async def list_versions(call: Call[None, Paging]) -> Answer:
-    """List the versions of the credential, newest first, destroyed ones too."""
+    """List the versions of the credential.
+
+    Newest first, destroyed ones too.
+    """
     before = before_version(call.query.cursor)
     async with call.house.database.read() as conn:
         found = await visible(call, conn)
@@ -47,7 +53,10 @@ async def list_versions(call: Call[None, Paging]) -> Answer:
 
 
 async def activate_version(call: Call[None, Nothing]) -> Answer:
-    """Make a version the active one: roll back or forward."""
+    """Roll back or forward to a version.
+
+    It becomes the active one, at once in every worker.
+    """
     house, version = call.house, _version(call)
     async with house.publisher.change() as tx:
         found = await visible(call, tx.connection)
@@ -57,7 +66,10 @@ async def activate_version(call: Call[None, Nothing]) -> Answer:
 
 
 async def destroy_version(call: Call[None, Nothing]) -> Answer:
-    """Destroy the sealed bytes of a version that is not active. Its number and times stay."""
+    """Destroy a version that is not active.
+
+    Its sealed bytes are overwritten; its number and times stay.
+    """
     house, version = call.house, _version(call)
     async with house.publisher.change() as tx:
         found = await visible(call, tx.connection)

@@ -10,13 +10,13 @@ import msgspec
 from msgspec import Meta
 
 from keystile.errors import Invalid
-from keystile.model import ApiKey, Connection
+from keystile.model import ApiKey, Connection, Organization
 
 Count = Annotated[int, Meta(ge=0, lt=1 << 62)]
 Place = tuple[Count, str]
 
 
-def after_row(row: Connection | ApiKey) -> str:
+def after_row(row: Connection | ApiKey | Organization) -> str:
     """The cursor that continues after a row."""
     return _encoded((row.created_at, row.id))
 

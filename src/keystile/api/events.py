@@ -21,7 +21,10 @@ _metadata = msgspec.json.Decoder(dict[str, str | int | float | bool | None])
 
 
 async def list_events(call: Call[None, EventQuery]) -> Answer:
-    """Read events, newest first. A developer reads those of the connections it made."""
+    """Read the trail.
+
+    Newest first. A developer reads the events of the connections it made.
+    """
     query, caller = call.query, call.caller
     if query.cursor is not None and not _CURSOR.fullmatch(query.cursor):
         raise Invalid("`cursor` is not one that a page of this list gave.", "cursor_invalid", field="cursor")

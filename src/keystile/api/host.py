@@ -12,26 +12,25 @@ import socket
 import struct
 from typing import Any, cast
 
+import msgspec
 from litestar.types import ASGIApp, Receive, Scope, Send
-from sqlalchemy.ext.asyncio import AsyncConnection
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from keystile import mint
 from keystile.api import keys, rules
 from keystile.api.answers import Answer
 from keystile.api.app import routed
-from keystile.api.call import Call, refuse
+from keystile.api.call import Call, paged
+from keystile.api.cursors import after_row, place
 from keystile.api.gate import Caller
 from keystile.api.house import House
 from keystile.api.route import Nothing, Route
-from keystile.api.shapes import CreateKey, CreateOrganization
-from keystile.api.times import milliseconds, moment
+from keystile.api.shapes import CreateKey, CreateOrganization, Paging
+from keystile.api.times import moment
 from keystile.api.views import NewKeyView, NewOrganizationView, OrganizationView
-from keystile.core import apikey
 from keystile.errors import Missing
 from keystile.model import ApiKey, Organization, Role
-from keystile.store import connections, organizations
-from keystile.store import keys as stored_keys
+from keystile.store import organizations
 
 BASE = "/host/v1"
 
@@ -42,103 +41,68 @@ _OPERATOR = Caller(
 
 
 async def create_organization(call: Call[CreateOrganization, Nothing]) -> Answer:
-    """Create an organization with its first data key and its first admin key, which is shown this once."""
-    body, house, now, shown = call.body, call.house, call.house.now(), mint.new_api_key()
+    """Create an organization.
+
+    It comes with its first data key and its first admin key, which is shown this once.
+    """
+    body, house, now = call.body, call.house, call.house.now()
     made = Organization(
         id=mint.new_id(),
         slug=rules.slug(body.slug),
         name=rules.name(body.name) if body.name is not None else body.slug,
         created_at=now,
     )
-    admin = ApiKey(
-        id=mint.new_id(),
-        organization=made.id,
-        name="first admin key",
-        role=Role.ADMIN,
-        digest=apikey.digest(shown.encode("ascii")),
-        created_at=now,
-    )
     async with house.publisher.change() as tx:
         await organizations.insert(tx.connection, made)
         await house.vault.add_organization(tx, made.id)
-        await stored_keys.insert(tx.connection, admin)
-        tx.put(admin)
-    return Answer(
-        data=NewOrganizationView(
-            id=made.id, slug=made.slug, name=made.name, created_at=moment(made.created_at), key=shown
-        )
-    )
+        admin = CreateKey(name="first admin key", role=Role.ADMIN)
+        key = await keys.minted(tx, _within(made), admin, None, now)
+    row = msgspec.structs.asdict(_view(made))
+    return Answer(data=NewOrganizationView(key=key.data.key, **row))
 
 
-async def list_organizations(call: Call[None, Nothing]) -> Answer:
-    """List the organizations, oldest first."""
+async def list_organizations(call: Call[None, Paging]) -> Answer:
+    """List organizations.
+
+    Oldest first.
+    """
+    query = call.query
     async with call.house.database.read() as conn:
-        rows = await organizations.every(conn)
-    views = [
-        OrganizationView(id=row.id, slug=row.slug, name=row.name, created_at=moment(row.created_at)) for row in rows
-    ]
-    return Answer(data=views, paged=True)
+        rows = await organizations.page(conn, query.limit + 1, place(query.cursor))
+    rows, last = paged(rows, query.limit)
+    return Answer(data=[_view(row) for row in rows], paged=True, cursor=last and after_row(last))
 
 
 async def create_organization_key(call: Call[CreateKey, Nothing]) -> Answer:
-    """Create a key in an organization: the way back in when every admin key is lost."""
-    body, now, shown = call.body, call.house.now(), mint.new_api_key()
-    expires_at = milliseconds(body.expires_at) if body.expires_at is not None else None
-    if expires_at is not None and expires_at <= now:
-        raise refuse("expiresAt", "must lie ahead")
+    """Create a key in an organization.
+
+    This is the way back in when every admin key is lost.
+    """
     async with call.house.publisher.change() as tx:
         organization = await organizations.find_slug(tx.connection, call.path["slug"])
         if organization is None:
             raise Missing("There is no organization of this slug.")
-        key = ApiKey(
-            id=mint.new_id(),
-            organization=organization.id,
-            name=rules.name(body.name),
-            role=body.role,
-            digest=apikey.digest(shown.encode("ascii")),
-            created_at=now,
-            expires_at=expires_at,
-            connections=await _scope(tx.connection, organization.id, body.connections),
-            pinned_user=rules.pinned_user(body.pinned_user),
-        )
-        await stored_keys.insert(tx.connection, key)
-        slugs = await connections.slugs(tx.connection, key.connections or ())
-        tx.put(key)
-    return Answer(data=keys.made(key, slugs, shown))
+        return await keys.minted(tx, _within(organization), call.body, None, call.house.now())
 
 
+# fmt: off
 ROUTES: tuple[Route, ...] = (
-    Route(
-        method="POST",
-        path="/organizations",
-        handler=create_organization,
-        tag="organizations",
-        summary="Create an organization",
-        body=CreateOrganization,
-        answer=NewOrganizationView,
-        status=201,
-        errors=(409,),
-    ),
-    Route(
-        method="GET",
-        path="/organizations",
-        handler=list_organizations,
-        tag="organizations",
-        summary="List organizations",
-        answer=OrganizationView,
-        paged=True,
-    ),
-    Route(
-        method="POST",
-        path="/organizations/{slug}/keys",
-        handler=create_organization_key,
-        tag="organizations",
-        summary="Create a key in an organization",
-        body=CreateKey,
-        answer=NewKeyView,
-        status=201,
-    ),
+    Route("POST", "/organizations", create_organization,
+          body=CreateOrganization, answer=NewOrganizationView, status=201, errors=(409,)),
+    Route("GET", "/organizations", list_organizations, query=Paging, answer=OrganizationView),
+    Route("POST", "/organizations/{slug}/keys", create_organization_key,
+          body=CreateKey, answer=NewKeyView, status=201),
 )
+# fmt: on
+
+
+def _within(organization: Organization) -> ApiKey:
+    """The operator as who gives a key in an organization."""
+    return msgspec.structs.replace(_OPERATOR.key, organization=organization.id)
+
+
+def _view(row: Organization) -> OrganizationView:
+    return OrganizationView(id=row.id, slug=row.slug, name=row.name, created_at=moment(row.created_at))
 
 
 def application(house: House) -> ASGIApp:
@@ -177,15 +141,3 @@ def trusted(peer: Any) -> bool:
     credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     _, user, _ = _UCRED.unpack(credentials)
     return user in {0, os.geteuid()}
-
-
-async def _scope(conn: AsyncConnection, organization: str, slugs: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    if slugs is None:
-        return None
-    ids: dict[str, None] = {}
-    for slug in slugs:
-        found = await connections.find(conn, organization, slug)
-        if found is None:
-            raise refuse("connections", "names a connection that this organization does not have")
-        ids[found.id] = None
-    return tuple(ids)

@@ -83,7 +83,7 @@ def _operation(route: Route) -> Schema:
         "operationId": route.name,
         "tags": [route.tag],
         "summary": route.summary,
-        "description": inspect.getdoc(route.handler) or "",
+        "description": route.description,
         "parameters": _parameters(route),
         "responses": _responses(route),
     }

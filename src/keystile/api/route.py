@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import msgspec
 
 from keystile.api.answers import Answer
 from keystile.api.call import Call
+from keystile.api.shapes import Paging
 
 Handler = Callable[[Call[Any, Any]], Awaitable[Answer]]
 
@@ -17,24 +19,21 @@ class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """No query parameters, and no body."""
 
 
-class Route(msgspec.Struct, frozen=True, kw_only=True):
+class Route(msgspec.Struct, frozen=True):
     """A method and a path, the function that answers, and what goes in and comes out.
 
-    `answer` is the view in `data`: None for 204. `paged` makes it a list with `meta.nextCursor`.
+    `answer` is the view in `data`: None for 204. Where `query` pages, `data` is a list with `meta.nextCursor`.
     `tagged` routes answer with an ETag; `conditional` ones obey If-Match. `errors` are statuses beyond those that
-    every route may answer with.
+    every route may answer with. The function's docstring is the documentation; its first line is the summary.
     """
 
     method: Literal["GET", "POST", "PATCH", "DELETE"]
     path: str
     handler: Handler
-    tag: str
-    summary: str
     body: type[msgspec.Struct] | None = None
     body_optional: bool = False
     query: type[msgspec.Struct] = Nothing
     answer: type[msgspec.Struct] | None = None
-    paged: bool = False
     status: int = 200
     tagged: bool = False
     conditional: bool = False
@@ -44,3 +43,23 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     def name(self) -> str:
         """The operation's name: its function's."""
         return self.handler.__name__
+
+    @property
+    def tag(self) -> str:
+        """The noun it belongs to: the path's first word."""
+        return self.path.split("/")[1]
+
+    @property
+    def description(self) -> str:
+        """What it does."""
+        return inspect.getdoc(self.handler) or ""
+
+    @property
+    def summary(self) -> str:
+        """What it does, in one line."""
+        return self.description.partition("\n")[0].rstrip(".")
+
+    @property
+    def paged(self) -> bool:
+        """Whether it answers with a list, page by page."""
+        return issubclass(self.query, Paging)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from datetime import datetime
 
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import load_pem_x509_certificates
 
 from keystile.api.call import SLUG, refuse
+from keystile.api.times import LATEST, milliseconds
 from keystile.core import apikey
 from keystile.core.headers import banned, banned_from_client
 from keystile.model import AuthType
@@ -100,6 +102,16 @@ def pinned_user(text: str | None) -> str | None:
     if text is not None and not _USER.fullmatch(text):
         raise refuse("pinnedUser", "must be 1 to 256 visible ASCII characters, with spaces inside only")
     return text
+
+
+def expires_at(time: datetime | None, now: int) -> int | None:
+    """When a key expires, in milliseconds; None for never."""
+    if time is None:
+        return None
+    at = milliseconds(time)
+    if not now < at <= LATEST:
+        raise refuse("expiresAt", "must lie ahead, and not after 9999-12-31T00:00:00Z")
+    return at
 
 
 def _names(field: str, given: Iterable[str], taken: str | None) -> None:

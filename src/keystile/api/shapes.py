@@ -148,17 +148,25 @@ class CheckConnection(Body, frozen=True):
     credential: Credential | None = None
 
 
+Scope = Annotated[tuple[Slug, ...], Meta(max_length=1000, description="Slugs it may call.")]
+
+
 class CreateKey(Body, frozen=True):
     """A new API key."""
 
     name: Name
     role: Annotated[Role, Meta(description="`client` calls endpoints and has no REST route.")] = Role.CLIENT
     expires_at: Time | None = None
-    connections: (
-        Annotated[tuple[Slug, ...], Meta(max_length=1000, description="Slugs it may call; left out: its role's reach.")]
-        | None
-    ) = None
+    connections: Annotated[Scope | None, Meta(description="Slugs it may call; left out: its role's reach.")] = None
     pinned_user: User | None = None
+
+
+class PatchKey(Body, frozen=True):
+    """Changes; what is left out stays. Null takes scope or expiry off."""
+
+    name: Name | UnsetType = UNSET
+    connections: Scope | UnsetType | None = UNSET
+    expires_at: Time | UnsetType | None = UNSET
 
 
 class CreateOrganization(Body, frozen=True):
