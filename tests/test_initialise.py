@@ -52,6 +52,18 @@ async def test_an_empty_folder_becomes_an_installation(tmp_path: Path) -> None:
     assert (data / "root.key").stat().st_mode & 0o777 == 0o600
 
 
+async def test_every_file_is_this_users_alone_whatever_the_shell_would_allow(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        await initialise(Config(data_dir=str(tmp_path / "data")))
+        made = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+        assert "keystile.db" in {path.name for path in made}
+        assert {path.stat().st_mode & 0o077 for path in made} == {0}
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
+
+
 async def test_the_key_itself_is_in_no_file(tmp_path: Path) -> None:
     first = await initialise(Config(data_dir=str(tmp_path)))
     assert first is not None

@@ -6,6 +6,7 @@ anything starts; an interrupted run can be run again; a root key is made only wh
 
 from __future__ import annotations
 
+import os
 import time
 
 import msgspec
@@ -33,6 +34,14 @@ class First(msgspec.Struct, frozen=True, kw_only=True):
 
 async def initialise(config: Config) -> First | None:
     """Make what is missing; None when there is data already. Raises StartRefused with one clear line."""
+    before = os.umask(0o077)  # what is made here is for this user alone, whoever calls
+    try:
+        return await _made(config)
+    finally:
+        os.umask(before)
+
+
+async def _made(config: Config) -> First | None:
     folders = Folders(config.data_dir)
     folders.make()
     database = Database(sqlite(folders.database))
