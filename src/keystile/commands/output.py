@@ -37,8 +37,8 @@ def warned(made: Answered) -> Answered:
 
 
 def as_json(value: object) -> None:
-    """A value for scripts."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """A value for scripts. All but ASCII is escaped: it may be shown at a terminal, and holds what others said."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
 def table(rows: Iterable[Row], columns: Sequence[str], *, scripts: bool) -> None:
@@ -84,7 +84,6 @@ def _cell(value: object) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, str | int | float):
-        # An upstream's or a client's words must not move the cursor of whoever reads them.
-        return "".join(letter if letter.isprintable() else "?" for letter in str(value))
-    return json.dumps(value, ensure_ascii=False)
+    text = str(value) if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)
+    # An upstream's or a client's words must not move the cursor of whoever reads them.
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
