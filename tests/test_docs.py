@@ -20,6 +20,12 @@ from keystile.errors import REFUSALS, KeystileError
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 SOURCE = ROOT / "src" / "keystile"
+PLACES = (ROOT, SOURCE, DOCS)
+MADE = {
+    *("server/discover", "tools/call", "prompts/get", "resources/read"),
+    *("application/json", "requests/s", "run/feed"),
+}
+"""What looks like a path and is none."""
 
 RAISED = ("Invalid", "Unauthenticated", "Denied", "Missing", "Conflict", "Stale", "Unavailable", "KeystileError")
 """Called with a message, then perhaps a code."""
@@ -74,8 +80,9 @@ def codes() -> set[str]:
                 continue
             name = node.func.id if isinstance(node.func, ast.Name) else ""
             place = {"refuse": 2, "refused": 1}.get(name, 1 if name in RAISED else None)
-            if place is not None and len(node.args) > place and isinstance(node.args[place], ast.Constant):
-                found.add(str(node.args[place].value))
+            code = node.args[place] if place is not None and len(node.args) > place else None
+            if isinstance(code, ast.Constant):
+                found.add(str(code.value))
     return found
 
 
@@ -112,6 +119,19 @@ def test_every_command_is_documented_and_helps() -> None:
     everything = commands(typer.main.get_command(app), "keystile")
     assert first_cells("api.md", "The command line") == everything
     assert len(everything) == 20
+
+
+@pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{path.name}" for path in DOCS.glob("*.md"))])
+def test_every_path_that_a_page_names_is_there(page: str) -> None:
+    """From the root, from the package, or from its own folder; `core/decide.py: admit` and `core/target` count."""
+    named = re.findall(r"`((?:[a-z0-9_]+/)*[a-z0-9_]+(?:/|\.(?:py|md|css)|(?<=/)[a-z0-9_]+)*)(?:: \w+)?`", text(page))
+    paths = {path for path in named if "/" in path or path.endswith((".py", ".md"))} - MADE
+    gone = {path for path in paths if not any((at / path).exists() or (at / f"{path}.py").exists() for at in PLACES)}
+    assert not gone, f"{page}: {sorted(gone)}"
+
+
+def text(page: str) -> str:
+    return (ROOT / page).read_text()
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))

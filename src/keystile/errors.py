@@ -65,7 +65,7 @@ _TABLE = (
     Refusal("gateway_loop", 403, "caller", "This request was sent by this gateway itself."),
     Refusal("key_repeated", 400, "caller", "A Keystile key stands where it would go upstream."),
     # The caller's context
-    Refusal("user_malformed", 400, "caller", "X-Keystile-User must be 1 to 256 visible characters."),
+    Refusal("user_malformed", 400, "caller", "X-Keystile-User must be 1 to 256 visible ASCII characters."),
     Refusal("trace_id_malformed", 400, "caller", "X-Keystile-Trace-Id must be 1 to 128 visible ASCII characters."),
     Refusal("metadata_malformed", 400, "caller", "X-Keystile-Metadata must be a flat JSON object of at most 4 KiB."),
     # The message
