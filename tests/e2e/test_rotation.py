@@ -98,6 +98,35 @@ async def test_rolling_back_and_disabling_count_from_their_answer_on(running: Ga
         assert await numbers() == {401}
 
 
+async def stay_open(_: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A stream that says nothing and ends with the gateway's side."""
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+    await reader.read()
+
+
+async def test_a_narrowed_key_is_refused_at_once_and_its_open_streams_end_within_a_second(running: Gateway) -> None:
+    async with scene(running) as at:
+        at.upstream.handler = stay_open
+        other = await at.connect()
+        key = await at.client_key(connections=[at.slug, other])
+        key_id = (await at.api("GET", "/keys?limit=1")).data[0]["id"]
+        narrowed, kept = [await at.client() for _ in range(4)], await at.client()
+        for client in narrowed:  # so that each worker has some
+            client.send(at.request(method=b"GET", key=key))
+            assert (await client.head()).status == 200
+        kept.send(at.request(method=b"GET", target=f"/v1/mcp/{other}".encode(), key=key))
+        assert (await kept.head()).status == 200
+        patched = await at.api("PATCH", f"/keys/{key_id}", {"connections": [other]})
+        assert (patched.status, patched.data["connections"]) == (200, [other])
+        async with asyncio.timeout(1):
+            assert all([await client.closed() for client in narrowed])
+        assert (await at.ask(at.request(key=key))).code == "out_of_scope"
+        assert [event["refusal"] for event in await at.events(5)] == ["out_of_scope"] * 5
+        await at.upstream.until(lambda: at.upstream.closed == 4)
+        assert at.upstream.connections == 5  # the stream that the key still opens goes on
+        await kept.close()
+
+
 async def test_a_key_opens_nothing_from_its_expiry_on(running: Gateway) -> None:
     async with scene(running) as at:
         moment = datetime.now(UTC) + timedelta(seconds=1)
