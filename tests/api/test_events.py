@@ -61,7 +61,7 @@ async def test_an_event_shows_everything_it_holds(served: Any) -> None:
             bytes_in=10,
             bytes_out=20,
             total_ms=1.5,
-            first_byte_ms=1.25,
+            first_byte_ms=1.2500004768,
             gateway_ms=0.25,
         ),
     )

@@ -101,6 +101,13 @@ async def test_the_page_loads_nothing_and_runs_nothing(served: Any) -> None:
     assert anchors <= set(re.findall(r' id="?([\w-]+)', answer.text))
 
 
+def test_the_page_marks_code_tells_rules_and_shows_each_call() -> None:
+    shown = page.html(DOCUMENT)
+    assert not re.search(r"`[\w/.]+`", shown)
+    assert "pattern <code>^[a-z0-9][a-z0-9_-]{2,63}$</code>" in shown
+    assert shown.count("<pre><code>curl") == len(ROUTES)
+
+
 def test_text_from_the_document_is_escaped() -> None:
     document = json.loads(json.dumps(DOCUMENT))
     document["info"]["summary"] = "<script>"

@@ -81,9 +81,14 @@ def view(row: Event) -> EventView:
         upstream_status=row.upstream_status,
         bytes_in=row.bytes_in,
         bytes_out=row.bytes_out,
-        total_ms=row.total_ms,
-        first_byte_ms=row.first_byte_ms,
-        gateway_ms=row.gateway_ms,
+        total_ms=_micro(row.total_ms),
+        first_byte_ms=_micro(row.first_byte_ms),
+        gateway_ms=_micro(row.gateway_ms),
         redacted=row.redacted,
         count=row.count,
     )
+
+
+def _micro(ms: float | None) -> float | None:
+    """Whole microseconds: what is beyond them is noise of the clock."""
+    return None if ms is None else round(ms, 3)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import re
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,20 @@ from keystile.api.answers import Reply
 Schema = dict[str, Any]
 
 _STYLE = (Path(__file__).parent / "page.css").read_text()
+_PLACE = re.compile(r"\{(\w+)\}")
+_CODE = re.compile(r"`([^`]+)`")
+_WORDS = {
+    "default": "default",
+    "pattern": "pattern",
+    "minimum": "at least",
+    "exclusiveMinimum": "more than",
+    "maximum": "at most",
+    "minLength": "shortest",
+    "maxLength": "longest",
+    "minItems": "fewest",
+    "maxItems": "most",
+}
+"""What JSON Schema calls a rule, and what people do."""
 _METHODS = ("get", "post", "patch", "delete")
 
 
@@ -61,8 +77,8 @@ def html(document: Schema) -> str:
         f"<nav><p class=brand>{escape(info['title'])} <small>{escape(info['version'])}</small></p>{menu}"
         '<h2>values</h2><ul><li><a href="#values">Schemas</a></li>'
         '<li><a href="openapi.json">openapi.json</a></li></ul></nav>'
-        f"<main><h1>The {escape(info['title'])} API</h1><p class=lead>{escape(info['summary'])}</p>"
-        f"<p>{escape(info['description'])}</p>{body}<h1 id=values>Values</h1>{schemas}</main></body></html>"
+        f"<main><h1>The {escape(info['title'])} API</h1><p class=lead>{_prose(info['summary'])}</p>"
+        f"<p>{_prose(info['description'])}</p>{body}<h1 id=values>Values</h1>{schemas}</main></body></html>"
     )
 
 
@@ -71,19 +87,19 @@ def _operation(method: str, path: str, row: Schema) -> str:
     said = f"<h4>Body</h4><p>{_type(_content(body))}</p>" if body else ""
     parameters = "".join(
         f"<tr><td><code>{escape(item['name'])}</code><td>{escape(item['in'])}<td>{_type(item['schema'])}"
-        f"<td>{escape(item['description'])}</tr>"
+        f"<td>{_prose(item['description'])}{_rules(item['schema'])}</tr>"
         for item in row["parameters"]
     )
     if parameters:
         parameters = f"<h4>Parameters</h4><table>{parameters}</table>"
     answers = "".join(
-        f"<tr><td><b>{status}</b><td>{_type(_content(answer))}<td>{escape(answer['description'])}</tr>"
+        f"<tr><td><b>{status}</b><td>{_type(_content(answer))}<td>{_prose(answer['description'])}</tr>"
         for status, answer in row["responses"].items()
     )
     return (
         f'<section id="{escape(row["operationId"])}"><h3>{escape(row["summary"])}</h3>'
         f"<p class=route><span class={method}>{method.upper()}</span> <code>{escape(path)}</code></p>"
-        f"<p>{escape(row['description'])}</p>{parameters}{said}"
+        f"{_about(row)}{parameters}{said}<pre><code>{escape(_curl(method, path, body))}</code></pre>"
         f"<details><summary>Answers</summary><table>{answers}</table></details></section>"
     )
 
@@ -92,15 +108,48 @@ def _schema(name: str, schema: Schema) -> str:
     needed = set(schema.get("required", ()))
     rows = "".join(
         f"<tr><td><code>{escape(field)}</code>{' <i>needed</i>' if field in needed else ''}<td>{_type(of)}"
-        f"<td>{escape(_described(of))}</tr>"
+        f"<td>{_prose(_described(of))}{_rules(of)}</tr>"
         for field, of in schema.get("properties", {}).items()
     )
     values = ", ".join(f"<code>{escape(str(value))}</code>" for value in schema.get("enum", ()))
-    about = escape(schema.get("description", ""))
+    about = _prose(schema.get("description", ""))
     return (
         f'<section id="{escape(name)}"><h3>{escape(name)}</h3><p>{about} {values}</p>'
         f"{f'<table>{rows}</table>' if rows else ''}</section>"
     )
+
+
+def _about(row: Schema) -> str:
+    """What the summary does not say already."""
+    more = str(row["description"]).removeprefix(str(row["summary"])).removeprefix(".").strip()
+    return f"<p>{_prose(more)}</p>" if more else ""
+
+
+def _prose(text: str) -> str:
+    """Text with its `code` marked."""
+    return _CODE.sub(r"<code>\1</code>", escape(text))
+
+
+def _rules(schema: Schema) -> str:
+    """Default and limits of a value, wherever in its choices they stand."""
+    choices = [schema, *schema.get("anyOf", ())]
+    found = [
+        f"{said} <code>{escape(json.dumps(choice[word], ensure_ascii=False).strip(chr(34)))}</code>"
+        for choice in choices
+        for word, said in _WORDS.items()
+        if choice.get(word) is not None
+    ]
+    return f" <small>{', '.join(found)}</small>" if found else ""
+
+
+def _curl(method: str, path: str, body: Schema | None) -> str:
+    """The call, as it is typed on the gateway's own machine."""
+    lines = [f"curl -X {method.upper()}" if method != "get" else "curl"]
+    lines[0] += " http://127.0.0.1:8080" + _PLACE.sub(lambda place: place[1].upper(), path)
+    lines.append('  -H "Authorization: Bearer $KEYSTILE_API_KEY"')
+    if body:
+        lines.append('  -H "Content-Type: application/json" -d @body.json')
+    return " \\\n".join(lines)
 
 
 def _content(holder: Schema) -> Schema:
