@@ -30,7 +30,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "greeting": ("config", "initialise", "node", "model", "errors"),
     "log": ("config",),
     # people and programs outside
-    "cli": ("commands", "config", "errors"),
+    "cli": ("commands", "config", "errors", "node"),
     "commands": ("client", "config", "model", "errors", "node", "mint", "serve", "initialise", "doctor"),
     "doctor": ("keys", "vault", "store", "feed", "core", "config", "model", "errors", "node"),
     "client": ("model", "errors"),

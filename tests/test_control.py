@@ -141,7 +141,7 @@ def test_after_a_kill_the_next_one_serves_what_was_committed(here: Node) -> None
 def test_the_wrong_root_key_is_refused_in_one_line(here: Node) -> None:
     here.folders.root_key.write_text("bWFkZSB1cCBtYWRlIHVwIG1hZGUgdXAgbWFkZSB1cDE=\n")
     process = here.start()
-    assert process.wait(20) == control.REFUSED
+    assert process.wait(20) == node.REFUSED
     _, said = process.communicate()
     assert len(said.splitlines()) == 1
     assert "This is not the root key of this database" in said

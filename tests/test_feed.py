@@ -29,7 +29,7 @@ class Node:
         self.writer = FeedWriter(self.folders, NODE_KEY, self.word)
 
     def reader(self, node_key: bytes = NODE_KEY) -> FeedReader:
-        return FeedReader(self.folders, node_key, Word.open(self.folders.word))
+        return FeedReader(self.folders, node_key, Word(self.folders.word))
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def files_no_larger_than(size: int) -> Iterator[None]:
 
 
 def test_a_store_into_the_word_is_seen_through_another_mapping(node: Node) -> None:
-    other = Word.open(node.folders.word)
+    other = Word(node.folders.word)
     node.word.cells[GENERATION] = (1 << 63) + 5
     assert other.cells[GENERATION] == (1 << 63) + 5
     assert len(other.cells) == 4
@@ -208,6 +208,41 @@ def test_after_the_writer_restarted_readers_start_again(node: Node) -> None:
     assert rows == {key(2).id: 0}
 
 
+def test_readers_go_on_in_a_feed_that_a_restarted_writer_takes_over(node: Node) -> None:
+    node.writer.snapshot(1, [key(1)])
+    reader, rows = node.reader(), {}
+    fold(rows, reader)
+    node.writer.append(2, [key(2)])
+    restarted = FeedWriter(node.folders, NODE_KEY, node.word)
+    assert restarted.resumed(2)
+    restarted.append(3, [key(3)])
+    assert not fold(rows, reader)
+    again = FeedWriter(node.folders, NODE_KEY, node.word)
+    again.snapshot(3, [key(1), key(2), key(3)])  # the mark is written into what others have written
+    again.append(4, [Dropped(kind="key", id=key(1).id)])
+    assert not fold(rows, reader)
+    assert sorted(rows) == [key(2).id, key(3).id]
+
+
+def test_a_change_that_was_appended_and_not_yet_in_the_word_is_published_by_the_next_writer(node: Node) -> None:
+    node.writer.snapshot(1, [])
+    node.writer.append(2, [key(2)])
+    node.word.cells[GENERATION] = 1  # killed between the two
+    assert FeedWriter(node.folders, NODE_KEY, node.word).resumed(2)
+    assert node.word.cells[GENERATION] == 2
+
+
+def test_a_feed_that_is_behind_or_torn_or_absent_is_not_taken_over(node: Node) -> None:
+    assert not FeedWriter(node.folders, NODE_KEY, node.word).resumed(0)
+    node.writer.snapshot(1, [key(1)])
+    assert not FeedWriter(node.folders, NODE_KEY, node.word).resumed(2)
+    assert not FeedWriter(node.folders, b"another node key", node.word).resumed(1)
+    with node.folders.feed.open("ab") as file:
+        file.write(b"torn")
+    restarted = FeedWriter(node.folders, NODE_KEY, node.word)
+    assert restarted.swollen and not restarted.resumed(1)
+
+
 def test_a_failed_append_publishes_nothing_and_a_snapshot_mends_it(node: Node) -> None:
     node.writer.snapshot(1, [key(1)])
     reader, rows = node.reader(), {}
@@ -251,7 +286,7 @@ _ROW = st.integers(0, 5)
 _STEP = st.one_of(
     st.tuples(st.just("put"), st.lists(_ROW, max_size=3)),
     st.tuples(st.just("drop"), _ROW),
-    st.tuples(st.sampled_from(["snapshot", "restart", "read", "late", "new reader"]), st.just(None)),
+    st.tuples(st.sampled_from(["snapshot", "restart", "resume", "read", "late", "new reader"]), st.just(None)),
 )
 
 
@@ -285,6 +320,9 @@ def test_the_fold_equals_the_writers_rows_whatever_happens(
         elif what == "restart":
             node.writer = FeedWriter(node.folders, NODE_KEY, node.word)
             node.writer.snapshot(generation, whole())
+        elif what == "resume":
+            node.writer = FeedWriter(node.folders, NODE_KEY, node.word)
+            assert node.writer.resumed(generation)
         elif what == "late":  # committed, then the writer died before it could append
             generation += 1
             rows[key(9).id] = generation
@@ -301,7 +339,7 @@ def test_the_fold_equals_the_writers_rows_whatever_happens(
 
 def _write_many(path: str, count: int) -> None:
     folders = Folders(path)
-    writer = FeedWriter(folders, NODE_KEY, Word.open(folders.word))
+    writer = FeedWriter(folders, NODE_KEY, Word(folders.word))
     writer.snapshot(1, [key(number, 1) for number in range(10)])
     rows = dict.fromkeys(range(10), 1)
     for generation in range(2, count + 1):

@@ -20,7 +20,7 @@ def _restored() -> Iterator[None]:
 
 def test_json_is_one_object_a_line_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     log.configure("json", "control")
-    log.get_logger("anything").warning("something happened", part="ledger")
+    structlog.get_logger("anything").warning("something happened", part="ledger")
     out, err = capsys.readouterr()
     assert out == ""
     line = json.loads(err)
@@ -30,7 +30,7 @@ def test_json_is_one_object_a_line_on_standard_error(capsys: pytest.CaptureFixtu
 
 def test_text_is_one_line_without_colours(capsys: pytest.CaptureFixture[str]) -> None:
     log.configure("text")
-    log.get_logger("anything").error("something happened", part="ledger")
+    structlog.get_logger("anything").error("something happened", part="ledger")
     _, err = capsys.readouterr()
     assert len(err.splitlines()) == 1
     assert "something happened" in err
@@ -39,7 +39,7 @@ def test_text_is_one_line_without_colours(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_logger_made_before_obeys_what_is_configured_after(capsys: pytest.CaptureFixture[str]) -> None:
-    early = log.get_logger("early")
+    early = structlog.get_logger("early")
     log.configure("json", "control")
     early.info("said")
     assert json.loads(capsys.readouterr().err)["event"] == "said"

@@ -18,8 +18,9 @@ from keystile.commands import connection, events, key, node, organization
 from keystile.commands.output import complain, remark
 from keystile.config import ConfigError
 from keystile.errors import KeystileError, StartRefused
+from keystile.node import REFUSED
 
-FAILED, CONFIGURATION, INTERRUPTED = 1, 78, 130
+FAILED, INTERRUPTED = 1, 130
 _LONG = 12  # characters; commands and most slips in them are shorter
 
 HINTS = {
@@ -91,10 +92,10 @@ def run() -> int:
         for problem in error.problems:
             complain(problem)
         complain(None, "docs/config.md has every setting.")
-        return CONFIGURATION
+        return REFUSED
     except StartRefused as error:
         complain(error.message, "keystile doctor says more.")
-        return CONFIGURATION
+        return REFUSED
     except KeystileError as error:
         complain(error.message, HINTS.get(error.code))
         return FAILED

@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
+import structlog
 import uvicorn
 from litestar.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -34,12 +35,10 @@ from keystile.store.database import Database, sqlite
 from keystile.vault import Vault
 
 GRACE_SECONDS = 3  # the supervisor's patience is 5
-REFUSED = 78
-"""Exit code of a process that must not start, and would not the next time either: sysexits' EX_CONFIG."""
 BACKLOG = 1024
 _HEAD_ROOM = 4096  # what a worker adds to a head it relays
 
-_log = log.get_logger(__name__)
+_log = structlog.get_logger(__name__)
 
 
 class Served(uvicorn.Server):
@@ -80,7 +79,7 @@ class Control:
     async def run(self) -> int:
         """Serve until told to stop; the exit code. Raises StartRefused."""
         config, folders = self._config, self._folders
-        word = Word.open(folders.word)
+        word = Word(folders.word)
         database = Database(sqlite(folders.database))
         ledger = Ledger(folders.ledger, folders.spool)
         async with AsyncExitStack() as built:
@@ -116,6 +115,7 @@ class Control:
         watching: list[asyncio.Task[object]] = [
             asyncio.create_task(house.ledger.run(), name="ledger"),
             asyncio.create_task(house.publisher.broken.wait(), name="publisher"),
+            asyncio.create_task(house.publisher.run(), name="feed"),
         ]
         for task in (*serving, *watching):
             task.add_done_callback(self._ended)
@@ -183,7 +183,7 @@ async def serve(boot: Boot, pipe: int) -> int:
         return await control.run()
     except StartRefused as error:
         _log.critical(error.message)
-        return REFUSED
+        return node.REFUSED
     except Exception as error:  # noqa: BLE001 — the border: its message may hold what a row or a request said
         _log.critical("the control process failed", id=logged(error))
         return 1

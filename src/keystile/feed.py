@@ -12,7 +12,7 @@ twice its snapshot (`FeedWriter.swollen`), its owner writes a new one, which is 
 *then* the old file gets a last record, `moved`: epoch and offset behind the new snapshot. A reader that has read the
 old file to that mark goes on in the new one at that offset. A reader that meets another file without a mark, or with a
 mark that names another epoch than the file in place, starts again from an empty registry. The mark is only written
-by the writer that wrote the old file's last record, since only it knows that the snapshot holds nothing more.
+when the snapshot is of the old file's last generation, and so holds nothing more.
 No fsync: the feed lives as long as one run of the supervisor, whose node key its header names.
 """
 
@@ -23,8 +23,7 @@ import mmap
 import os
 import struct
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -71,11 +70,6 @@ class Word:
         os.close(descriptor)
         return cls(path)
 
-    @classmethod
-    def open(cls, path: Path) -> Self:
-        """Map the word that the supervisor made."""
-        return cls(path)
-
     def __repr__(self) -> str:
         return f"<Word generation, control, workers={self.cells.tolist()}>"
 
@@ -87,26 +81,29 @@ class FeedWriter:
         self._path = folders.feed
         self._node = _fingerprint(node_key)
         self._word = word
-        self._file = -1
-        self._epoch = in_place.epoch if (in_place := _open(self._path, self._node)) else 0
-        self._size = 0
-        self._snapshot_size = 0
-        self._generation = 0
+        self._file, self._epoch, self._size, self._snapshot_size, self._generation = -1, 0, 0, 0, 0
+        if left := _open(self._path, self._node):
+            self._epoch = left.epoch
+            span, size = _scan(left, _HEADER.size), os.fstat(left.descriptor).st_size
+            if span.end == size:  # a torn record would hide what is appended behind it
+                self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+                self._size = self._snapshot_size = size
+                self._generation = span.generation
 
     @property
     def swollen(self) -> bool:
         """Whether a fresh snapshot is due: twice the size of the last one, or an append failed."""
         return self._file < 0 or self._size > max(2 * self._snapshot_size, _FLOOR)
 
+    def resumed(self, generation: int) -> bool:
+        """Go on with the feed an earlier process left, if it is whole as of `generation`; False: write a snapshot."""
+        if self._file < 0 or self._generation != generation:
+            return False
+        self._publish(generation)
+        return True
+
     def snapshot(self, generation: int, changes: Iterable[Change]) -> None:
         """Put a new feed in place: `changes` is the whole configuration as of `generation`. Raises OSError."""
-        with self.rewriting(generation) as put:
-            for change in changes:
-                put(change)
-
-    @contextmanager
-    def rewriting(self, generation: int) -> Generator[Callable[[Change], None]]:
-        """As `snapshot`, for a source that cannot be an iterable: call what this yields once per row."""
         draft = self._path.with_name(self._path.name + ".new")
         draft.unlink(missing_ok=True)
         appended = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -114,14 +111,11 @@ class FeedWriter:
         try:
             with os.fdopen(appended, "wb", buffering=_BLOCK, closefd=False) as file:
                 file.write(_HEADER.pack(_MAGIC, self._node, self._epoch + 1))
-
-                def put(change: Change) -> None:
+                for change in changes:
                     batch.append(change)
                     if len(batch) == _BATCH:
                         file.write(_record(generation, _encode(batch)))
                         batch.clear()
-
-                yield put
                 file.write(_record(generation, _encode(batch)))  # an empty one too: it carries the generation
             draft.rename(self._path)
         except BaseException:

@@ -11,11 +11,6 @@ import sys
 import structlog
 
 
-def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
-    """A logger. What it writes looks as `configure` says, whenever that is called."""
-    return structlog.get_logger(name)
-
-
 def configure(log_format: str, process: str = "supervisor") -> None:
     """Set the log up, once a process: `json` or text lines. `process` is its name in every line."""
     renderer: structlog.typing.Processor

@@ -68,16 +68,30 @@ class Publisher:
         self._feed = feed
         self._vault = vault
         self._node_key = Secret(node_key)
+        self._swollen = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<Publisher {'broken' if self.broken.is_set() else 'ready'} {self._feed!r}>"
 
     async def start(self) -> None:
-        """Publish everything that is committed, before serving. Raises OSError when the feed cannot be written."""
-        # The writer's turn: nothing may be committed between the generation read here and the feed put in place.
-        async with self._database.write() as connection:
-            generation = await counters.current(connection, counters.GENERATION)
-            await connection.run_sync(lambda sync: self._feed.snapshot(generation, self._everything(sync)))
+        """Publish everything that is committed, before serving: nothing is left to do where the last process did.
+
+        Raises OSError when the feed cannot be written.
+        """
+        await self._snapshot(resume=True)
+
+    async def run(self) -> None:
+        """Put a fresh snapshot in place of the feed whenever it has grown. Runs until it is cancelled.
+
+        Failing harms nothing: the old feed is whole, and the next change asks again.
+        """
+        while True:
+            await self._swollen.wait()
+            self._swollen.clear()
+            try:
+                await self._snapshot(resume=False)
+            except (OSError, SQLAlchemyError) as error:
+                _log.warning("the feed could not be rewritten", reason=type(error).__name__)
 
     @asynccontextmanager
     async def change(self) -> AsyncGenerator[Transaction]:
@@ -94,7 +108,7 @@ class Publisher:
             if transaction.changes:
                 due.append((await counters.advance(connection, counters.GENERATION), transaction.changes))
         if self._feed.swollen:
-            await self._rewrite()
+            self._swollen.set()
 
     def _append(self, due: list[tuple[int, tuple[Change, ...]]]) -> None:
         for generation, changes in due:
@@ -105,14 +119,17 @@ class Publisher:
                 _log.critical("a committed change could not be published; ending", generation=generation)
                 raise
 
-    async def _rewrite(self) -> None:
-        """Put a fresh snapshot in place of a feed that has grown. Failing harms nothing: the old feed is whole."""
-        try:
-            await self.start()
-        except (OSError, SQLAlchemyError) as error:
-            _log.warning("the feed could not be rewritten", reason=type(error).__name__)
+    async def _snapshot(self, *, resume: bool) -> None:
+        # The writer's turn: nothing may be committed between the generation read here and the feed put in place.
+        async with self._database.write() as connection:
+            generation = await counters.current(connection, counters.GENERATION)
+            if not (resume and self._feed.resumed(generation)):
+                await connection.run_sync(lambda sync: self._feed.snapshot(generation, self._everything(sync)))
 
     def _everything(self, connection: sa.Connection) -> Iterator[Change]:
         yield from self._vault.data_keys(self._node_key.reveal())
         yield from keys.every(connection)
-        yield from connections.every_published(connection)
+        for published in connections.every_published(connection):
+            if published.sealed == b"":
+                _log.error("a credential is not one that Keystile has sealed", connection=published.connection.id)
+            yield published

@@ -27,6 +27,8 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "one-bit-flipped": (SEALED.format("CAST(substr(sealed, 1, length(sealed) - 1) || x'00' AS BLOB)"),),
     "cut": (SEALED.format("substr(sealed, 1, 20)"),),
     "emptied": (SEALED.format("x''"),),
+    "text": (SEALED.format("'made up'"),),
+    "a-number": (SEALED.format("12345678901"),),
     "gone": (SEALED.format("NULL"),),
     "another-origin": ("UPDATE connections SET upstream_url = '{elsewhere}' WHERE slug = ?",),
     "another-origin-in-both-rows": (
