@@ -11,6 +11,15 @@ from typing import Literal
 
 import msgspec
 
+SLUG = "[a-z0-9][a-z0-9_-]{2,63}"
+"""What a slug is, as a regular expression for `fullmatch`."""
+
+USER = r"[\x21-\x7e](?:[\x20-\x7e]{0,254}[\x21-\x7e])?"
+"""What names a user: 1 to 256 visible ASCII characters, spaces inside."""
+
+Metadata = dict[str, str | int | float | bool | None]
+"""What a caller asserts beside user and trace: a flat JSON object."""
+
 
 class Secret:
     """Bytes that no `repr`, `str`, format or pickle shows. `reveal()` is the only way to them, and easy to grep."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from typing import Any
 
 import pytest
@@ -47,7 +48,7 @@ async def test_a_modern_server_is_discovered_in_one_request(served: Any) -> None
     )
     assert found["headerSent"] == "Authorization"
     assert found["latencyMs"] >= 0
-    assert (found["code"], found["message"]) == (None, None)
+    assert (found["code"], found["message"], found["reason"]) == (None, None, None)
     (asked,) = peer.asked
     assert (asked.method, asked.target) == ("POST", "/mcp?x=1")
     assert asked.fields["authorization"] == f"Bearer {SECRET}"
@@ -146,3 +147,13 @@ async def test_nobody_listening_is_said(served: Any) -> None:
     found = await check(served, peer.url)
     assert (found["ok"], found["code"], found["status"]) == (False, "upstream_unreachable", None)
     assert found["headerSent"] is None
+
+
+async def test_why_nothing_was_dialled_is_said(bare: Any) -> None:
+    await bare.connection("named", upstreamUrl="https://absent.invalid/mcp", authType="none", credential=None)
+    found = (await bare.api.post("/connections/named/check")).json()["data"]
+    assert (found["code"], found["reason"]) == ("upstream_unreachable", "the name does not resolve")
+    with sqlite3.connect(bare.folders.database) as file:  # as if its range had been allowed when it was made
+        file.execute("UPDATE connections SET upstream_url = 'https://127.0.0.1:9/mcp'")
+    found = (await bare.api.post("/connections/named/check")).json()["data"]
+    assert (found["code"], found["reason"]) == ("address_refused", "loopback")

@@ -16,12 +16,10 @@ import msgspec
 from keystile.api.gate import Caller
 from keystile.api.house import House
 from keystile.errors import Invalid, KeystileError, Missing, Stale
+from keystile.model import SLUG
 
 B = TypeVar("B")
 Q = TypeVar("Q")
-
-SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{2,63}")
-"""What a slug is. Use `fullmatch`."""
 
 _AT = re.compile(r" - at (?:`key` in )?`\$\.?(.*)`$")
 _VALUE = re.compile(r"^Invalid enum value .*", re.DOTALL)
@@ -57,7 +55,7 @@ class Call(msgspec.Struct, Generic[B, Q], frozen=True, kw_only=True):
     def slug(self) -> str:
         """The slug in the path. Raises Missing for what cannot be one."""
         slug = self.path["slug"]
-        if not SLUG.fullmatch(slug):
+        if not re.fullmatch(SLUG, slug):
             raise Missing("Your organization has no connection of this slug.")
         return slug
 

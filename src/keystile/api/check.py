@@ -37,14 +37,14 @@ async def check_connection(call: Call[CheckConnection, Nothing]) -> Answer:
     try:
         found = await Probe(connection, parsed(connection.upstream_url), credential, house.reach).run()
     except DialError as error:
-        found = _failed(error.refusal)
+        found = _failed(error.refusal, error.reason or None)
     except TimeoutError:
         found = _failed(REFUSALS["upstream_timeout"])
     return Answer(data=_view(found, connection))
 
 
-def _failed(refusal: Refusal) -> Found:
-    return Found(code=refusal.code, message=refusal.message)
+def _failed(refusal: Refusal, reason: str | None = None) -> Found:
+    return Found(code=refusal.code, message=refusal.message, reason=reason)
 
 
 def _view(found: Found, connection: Connection) -> CheckView:
@@ -60,4 +60,5 @@ def _view(found: Found, connection: Connection) -> CheckView:
         header_sent=None if found.status is None else sent,
         code=found.code,
         message=found.message,
+        reason=found.reason,
     )

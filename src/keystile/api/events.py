@@ -14,10 +14,11 @@ from keystile.api.times import milliseconds, moment
 from keystile.api.views import EventView
 from keystile.audit.event import Event
 from keystile.errors import Invalid, Missing
+from keystile.model import Metadata
 from keystile.store import connections
 
 _CURSOR = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-_metadata = msgspec.json.Decoder(dict[str, str | int | float | bool | None])
+_metadata = msgspec.json.Decoder(Metadata)
 
 
 async def list_events(call: Call[None, EventQuery]) -> Answer:

@@ -60,6 +60,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms: float | None = None
     code: str | None = None
     message: str | None = None
+    reason: str | None = None
 
 
 class Heard(msgspec.Struct, frozen=True):

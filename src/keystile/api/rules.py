@@ -13,22 +13,22 @@ from datetime import datetime
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import load_pem_x509_certificates
 
-from keystile.api.call import SLUG, refuse
+from keystile.api.call import refuse
+from keystile.api.shapes import CONTROL
 from keystile.api.times import LATEST, milliseconds
 from keystile.core import apikey
 from keystile.core.headers import banned, banned_from_client
-from keystile.model import AuthType
+from keystile.model import SLUG, USER, AuthType
 
 _CREDENTIAL = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 _VALUE = re.compile(r"([\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?)?")
-_USER = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,254}[\x21-\x7e])?")
 _PEM = re.compile(r"-----BEGIN ([^\r\n]*?)-----")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL = re.compile(f"[{CONTROL}]")
 
 
 def slug(text: str) -> str:
     """A slug."""
-    if not SLUG.fullmatch(text):
+    if not re.fullmatch(SLUG, text):
         raise refuse("slug", "must be 3 to 64 of a-z, 0-9, _ and -, and begin with a letter or digit")
     return text
 
@@ -99,7 +99,7 @@ def ca_pem(text: str | None) -> str | None:
 
 def pinned_user(text: str | None) -> str | None:
     """A user a key is pinned to: what X-Keystile-User may hold."""
-    if text is not None and not _USER.fullmatch(text):
+    if text is not None and not re.fullmatch(USER, text):
         raise refuse("pinnedUser", "must be 1 to 256 visible ASCII characters, with spaces inside only")
     return text
 

@@ -12,10 +12,12 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from keystile.model import AuthType, Role
+from keystile.model import SLUG, USER, AuthType, Role
 
-_CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
-_SAID = f"[^{_CONTROL}]"
+CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
+"""Control characters and what ends a line, for a character class."""
+
+_SAID = f"[^{CONTROL}]"
 VISIBLE = r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$"
 """Visible ASCII, with spaces inside. In the document; `rules.py` checks it and says more than a pattern would."""
 
@@ -27,13 +29,13 @@ Name = Annotated[
         min_length=1,
         max_length=200,
         description="For people. No control characters.",
-        extra_json_schema={"pattern": f"^{_SAID}*[^{_CONTROL}\\s]{_SAID}*$"},
+        extra_json_schema={"pattern": f"^{_SAID}*[^{CONTROL}\\s]{_SAID}*$"},
     ),
 ]
 Slug = Annotated[
     str,
     Meta(
-        pattern="^[a-z0-9][a-z0-9_-]{2,63}$",
+        pattern=f"^{SLUG}$",
         description="The name in the URL. Unique in the organization, and never changed.",
         examples=["github-prod"],
     ),
@@ -96,7 +98,7 @@ User = Annotated[
         min_length=1,
         max_length=256,
         description="Visible ASCII, spaces inside.",
-        extra_json_schema={"pattern": VISIBLE},
+        extra_json_schema={"pattern": f"^{USER}$"},
     ),
 ]
 

@@ -40,8 +40,6 @@ _ELSE = (
 class Upstream(msgspec.Struct, frozen=True):
     """Evidence that a URL was looked at. `verdicts` are the reasons against its addresses, as `judge` gives them."""
 
-    url: str
-    target: Target
     verdicts: frozenset[str]
     warnings: tuple[str, ...]
 
@@ -59,7 +57,7 @@ async def looked_at(url: str, house: House, base_url: str) -> Upstream:
     addresses = await _addresses(target)
     warnings = () if addresses else (f"The upstream's name does not resolve from here now: {target.host}",)
     verdicts = (judge(house.reach, address, target.scheme) for address in addresses)
-    return Upstream(url, target, frozenset(verdict for verdict in verdicts if verdict), warnings)
+    return Upstream(frozenset(verdict for verdict in verdicts if verdict), warnings)
 
 
 def parsed(url: str) -> Target:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from keystile.api.shapes import ClientName, Slug
-from keystile.model import AuthType, Role
+from keystile.model import AuthType, Metadata, Role
 
 Moment = Annotated[str, Meta(description="RFC 3339, UTC, milliseconds.", examples=["2026-11-22T09:30:00.000Z"])]
 
@@ -69,6 +69,7 @@ class CheckView(View, frozen=True):
     header_sent: Annotated[str, Meta(description="Name of the header the credential went in.")] | None
     code: Annotated[str, Meta(description="Why it failed: see docs/errors.md.")] | None
     message: str | None
+    reason: Annotated[str, Meta(description="Why it was not reached: the kind of address, or what failed.")] | None
 
 
 class ClientConfigView(View, frozen=True):
@@ -127,7 +128,7 @@ class EventView(View, frozen=True):
     key_id: str | None
     user: Annotated[str, Meta(description="As asserted by the caller, or pinned to the key.")] | None
     trace_id: str | None
-    metadata: Annotated[dict[str, str | int | float | bool | None], Meta(description="As asserted.")] | None
+    metadata: Annotated[Metadata, Meta(description="As asserted.")] | None
     address: Annotated[str, Meta(description="The client's.")] | None
     http_method: str
     rpc_method: str | None

@@ -15,7 +15,7 @@ from keystile.core.apikey import LENGTH, contains_key, digest
 from keystile.core.headers import Fields
 from keystile.core.registry import Registry
 from keystile.errors import REFUSALS, Refusal
-from keystile.model import ApiKey
+from keystile.model import USER, ApiKey, Metadata
 
 METADATA_BYTES = 4096
 
@@ -23,9 +23,9 @@ _MISSING = REFUSALS["key_missing"]
 _INVALID = REFUSALS["key_invalid"]
 _EXPIRED = REFUSALS["key_expired"]
 
-_USER = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]{0,254}[\x21-\x7e])?")
+_USER = re.compile(USER.encode("ascii"))
 _TRACE = re.compile(rb"[\x21-\x7e]{1,128}")
-_FLAT = msgspec.json.Decoder(dict[str, str | int | float | bool | None])
+_FLAT = msgspec.json.Decoder(Metadata)
 _plain = msgspec.json.Encoder().encode
 
 

@@ -21,7 +21,7 @@ from keystile.core.mcp import Operation, Refused, asked
 from keystile.core.registry import Endpoint, Registry, opened, reaches
 from keystile.core.session import Holder
 from keystile.errors import REFUSALS, Refusal, Unreadable
-from keystile.model import ApiKey, Connection
+from keystile.model import SLUG, ApiKey, Connection
 
 STATELESS_SINCE = b"2026-07-28"
 """The first protocol version without sessions. Versions are dates and order as text; what is no date is none."""
@@ -30,7 +30,7 @@ METHODS = (b"POST", b"GET", b"DELETE")
 
 _PLAIN_CONNECTION = frozenset((b"keep-alive", b"close"))
 
-_ENDPOINT = re.compile(rb"/v1/mcp/([a-z0-9][a-z0-9_-]{2,63})((?:/.*)?)", re.DOTALL)
+_ENDPOINT = re.compile(rb"/v1/mcp/(%b)((?:/.*)?)" % SLUG.encode("ascii"), re.DOTALL)
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
 _ORIGIN = re.compile(rb"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
 # Other charsets are refused: servers obey them (UTF-7 too), and would read another message than the one judged here.
