@@ -32,7 +32,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     # people and programs outside
     "cli": ("commands", "config", "errors", "node"),
     "commands": ("client", "config", "model", "errors", "node", "mint", "serve", "initialise", "doctor"),
-    "doctor": ("keys", "vault", "store", "feed", "core", "config", "model", "errors", "node"),
+    "doctor": ("keys", "vault", "store", "feed", "dial", "core", "config", "model", "errors", "node"),
     "client": ("model", "errors"),
     # control plane. `schemes`: a probe puts a credential on as the gateway does
     "api": (

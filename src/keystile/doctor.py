@@ -21,7 +21,8 @@ import msgspec
 from keystile import keys
 from keystile.config import Config
 from keystile.core.addresses import Reach, judge, reach
-from keystile.core.target import Target, parse_target
+from keystile.core.target import parse_target
+from keystile.dial import DialError, resolve
 from keystile.errors import StartRefused
 from keystile.model import Connection
 from keystile.node import Folders, is_locked, sockets
@@ -167,8 +168,8 @@ async def _upstream(row: Connection, allowed: Reach, turn: asyncio.Semaphore) ->
         return Finding("addresses", f"{row.slug}: its upstream URL is refused", target)
     async with turn:
         try:
-            addresses = await asyncio.wait_for(_resolved(target), RESOLVE_SECONDS)
-        except (OSError, UnicodeError, TimeoutError):
+            addresses = await asyncio.wait_for(resolve(target), RESOLVE_SECONDS)
+        except (DialError, TimeoutError):
             return Finding(
                 "addresses", f"{row.slug}: {target.host} does not resolve", "check the name, or the resolver"
             )
@@ -182,8 +183,3 @@ async def _upstream(row: Connection, allowed: Reach, turn: asyncio.Semaphore) ->
                 "addresses", f"{row.slug}: {target.host} is {address}, refused as {reason} by these settings", remedy
             )
     return None
-
-
-async def _resolved(target: Target) -> list[str]:
-    found = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
-    return [str(entry[4][0]).partition("%")[0] for entry in found]
