@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 import msgspec
+from sqlalchemy.exc import DBAPIError
 
 from keystile import keys
 from keystile.config import Config
@@ -55,7 +56,8 @@ async def _findings(config: Config) -> AsyncIterator[Finding]:
     yield _port(config, running=running)
     yield _names(config)
     yield _descriptors(config)
-    if not folders.database.exists():
+    # SQLite would make something of an empty file.
+    if not folders.database.exists() or folders.database.stat().st_size == 0:
         remedy = f"keystile init --data-dir {folders.data}, or keystile serve, makes one"
         yield Finding("data folder", f"{folders.data} holds no installation", remedy)
         return
@@ -69,13 +71,15 @@ async def _findings(config: Config) -> AsyncIterator[Finding]:
         return
     database = Database(sqlite(folders.database))
     try:
-        await Vault.open(database, root_key)
-    except StartRefused as error:
-        yield Finding("root key", error.message, _ROOT_KEY)
-    else:
+        await Vault.check(database, root_key)
         yield Finding("root key", f"opens this database (fingerprint {root_key.id})")
         async for finding in _database(database, reach(config.upstreams_allow)):
             yield finding
+    except StartRefused as error:
+        yield Finding("root key", error.message, _ROOT_KEY)
+    except DBAPIError as error:
+        remedy = "keystile init finishes one that was interrupted; else restore a backup"
+        yield Finding("database", f"{folders.database} cannot be read: {error.orig}", remedy)
     finally:
         await database.close()
 

@@ -45,21 +45,16 @@ class Vault:
         """
         vault = cls(root_key)
         async with database.write() as connection:
-            canary = await data_keys.canary(connection)
-            if canary is None:
-                if await data_keys.anything_sealed(connection):
-                    raise StartRefused("The database holds sealed rows and no canary: it is damaged. Restore a backup.")
+            if not await vault._unlock(connection):
                 await data_keys.insert_canary(connection, root_key.wrap("", 0, CANARY))
-            else:
-                _check(root_key, canary)
-            for organization, term, wrapped in await data_keys.every(connection):
-                try:
-                    vault._add(organization, term, root_key.unwrap(organization, term, wrapped))
-                except Unreadable as error:
-                    raise StartRefused(
-                        f"Data key {term} of organization {organization} does not open ({error}). Restore a backup."
-                    ) from error
         return vault
+
+    @classmethod
+    async def check(cls, database: Database, root_key: RootKey) -> None:
+        """See that this root key opens the database, and write nothing; raises StartRefused as `open` does."""
+        vault = cls(root_key)
+        async with database.read() as connection:
+            await vault._unlock(connection)
 
     async def add_organization(self, tx: Transaction, organization_id: str) -> None:
         """The first data key of an organization that was just inserted."""
@@ -156,6 +151,22 @@ class Vault:
             return None
         binding = credential_binding(connection, connection.active_version, _origin(connection))
         return Secret(self._ring.open(sealed, binding))
+
+    async def _unlock(self, connection: AsyncConnection) -> bool:
+        """Take every data key; False when nothing was ever sealed. Raises StartRefused."""
+        canary = await data_keys.canary(connection)
+        if canary is not None:
+            _check(self._root_key, canary)
+        elif await data_keys.anything_sealed(connection):
+            raise StartRefused("The database holds sealed rows and no canary: it is damaged. Restore a backup.")
+        for organization, term, wrapped in await data_keys.every(connection):
+            try:
+                self._add(organization, term, self._root_key.unwrap(organization, term, wrapped))
+            except Unreadable as error:
+                raise StartRefused(
+                    f"Data key {term} of organization {organization} does not open ({error}). Restore a backup."
+                ) from error
+        return canary is not None
 
     def _add(self, organization: str, term: int, data_key: bytes) -> None:
         self._ring.add(organization, term, data_key)
