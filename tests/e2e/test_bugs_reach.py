@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("bugs")]
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
 PUBLIC = {("GET", "/api/v1/openapi.json"), ("GET", "/api/v1/docs")}
-PUBLIC |= {(method, path) for method in METHODS for path in ("/healthz", "/readyz")}  # whatever the method
+PUBLIC |= {(method, path) for method in ("GET", "HEAD") for path in ("/healthz", "/readyz")}
 OURS = ["/", "/healthz", "/readyz", "/api/v1", "/api/v1/", "/api/v1/docs", "/api/v1/openapi.json", "/host/v1/keys"]
 OURS += [
     "/host/v1/organizations",
@@ -97,6 +97,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("PATCH", "/connections/{slug}"): {"name": "Another name"},
     ("POST", "/connections/{slug}/rotate"): {"credential": "made-up-credential-rotated"},
     ("POST", "/keys"): {"name": "minted"},
+    ("PATCH", "/keys/{id}"): {"name": "Another name"},
 }
 ROLES = ("client", "auditor", "developer", "admin", "owner")
 TABLE: dict[tuple[str, str], tuple[int, int, int, int, int]] = {
@@ -113,6 +114,8 @@ TABLE: dict[tuple[str, str], tuple[int, int, int, int, int]] = {
     ("GET", "/connections/{slug}/client-config"): (403, 200, 404, 200, 200),
     ("POST", "/keys"): (403, 403, 201, 201, 201),
     ("GET", "/keys"): (403, 200, 200, 200, 200),
+    ("GET", "/keys/{id}"): (403, 200, 404, 200, 200),
+    ("PATCH", "/keys/{id}"): (403, 403, 404, 200, 200),
     ("DELETE", "/keys/{id}"): (403, 403, 404, 204, 204),
     ("GET", "/events"): (403, 200, 200, 200, 200),
 }
