@@ -114,10 +114,9 @@ class Supervisor:
         lock = locked(folders.lock)
         listeners = _listeners(self._config)
         port = listeners[0].getsockname()[1]
-        first = await initialise(self._config)
-        if first is not None:  # at once: nothing that ends the start may take the only copy along
-            sys.stdout.write(greeting.first_key(first))
-            sys.stdout.flush()
+        shown = await self._found()
+        # Nobody needs it any more.
+        self._config = msgspec.structs.replace(self._config, bootstrap_key=None)
         _emptied(folders.run)
         word = Word.create(folders.word, self._config.workers)
         node_key = os.urandom(32)
@@ -127,7 +126,6 @@ class Supervisor:
         keeping += [loop.create_task(self._keep(worker, word, 2 + index)) for index, worker in enumerate(workers)]
         for task in keeping:
             task.add_done_callback(self._kept)
-        shown = first is not None and not first.given
         greeted = loop.create_task(self._greet(word, port, key_shown=shown))
         await self._stop.wait()
         greeted.cancel()
@@ -141,10 +139,18 @@ class Supervisor:
         os.close(lock)
         return self._code
 
+    async def _found(self) -> bool:
+        """Initialise an empty folder, and show a key that was made; whether there was one. It stays in no frame."""
+        first = await initialise(self._config)
+        if first is None:
+            return False
+        # At once: nothing that ends the start may take the only copy along.
+        sys.stdout.write(greeting.first_key(first))
+        sys.stdout.flush()
+        return not first.given
+
     def _worker(self, index: int, listener: socket.socket, node_key: bytes) -> Child:
-        config = msgspec.structs.replace(
-            self._config, root_key=None, root_key_file=None, root_key_command=None, bootstrap_key=None
-        )
+        config = msgspec.structs.replace(self._config, root_key=None, root_key_file=None, root_key_command=None)
         return Child(
             "keystile.gateway.worker",
             lambda incarnation: Boot(
